@@ -1,0 +1,174 @@
+"""The public surface for adapters and plugins: the only module of this package that they may import.
+
+An adapter is pure and synchronous: bytes and facts in, bytes and facts out. The gateway owns the sockets, retries,
+streaming, limits and billing. One instance is made for each configured provider; `configure` is called once
+before any request. See `adapters/README.md`.
+
+Changing anything here in a way that breaks an adapter raises `API_VERSION`.
+"""
+
+from collections.abc import AsyncIterable, Mapping
+from typing import ClassVar, Protocol, runtime_checkable
+
+import msgspec
+
+from gateway.errors import ConfigError
+from gateway.exchange import Call, Headers, Offer
+from gateway.secret import Secret
+from gateway.wire.dialects import Dialect
+from gateway.wire.peek import Peek, Span
+from gateway.wire.usage import Usage
+
+API_VERSION = 1
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where to connect. `scheme` is http or https; `host` a name or an IP literal without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP/1.1 request to a provider.
+
+    `target` is the raw path and query. `headers` hold neither `host`, `content-length`, `transfer-encoding` nor
+    `connection`: the client writes those. A `body` that is not bytes is sent as it comes, chunked unless
+    `content_length` is given, and can't be tried a second time.
+    """
+
+    method: bytes
+    origin: Origin
+    target: bytes
+    headers: Headers
+    body: bytes | AsyncIterable[bytes]
+    content_length: int | None = None
+
+
+class ResponseHead(msgspec.Struct, frozen=True):
+    """Status line and headers of a provider's answer; header names are lower-cased."""
+
+    status: int
+    headers: Headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """Value of the first header called `name` (lower case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Tap(Protocol):
+    """Watches one successful answer on its way to the caller, and translates it where the dialects differ.
+
+    `feed` gets every body chunk (transfer coding already undone) and returns what the caller is sent for it: the
+    same object when nothing changes. `end` is called once at the clean end of the body and returns what is still to
+    be sent. State must not grow with the length of the stream.
+    """
+
+    #: True once the answer was seen to be whole (its terminator or finish reason came by).
+    complete: bool
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+    def usage(self) -> Usage | None:
+        """What the provider reported so far, or None."""
+        ...
+
+    def delivered(self) -> Usage:
+        """An estimate of what was delivered so far, for answers that never report."""
+        ...
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider's error answer means for routing.
+
+    `blame` is who must change something: `caller` (this request is refused anywhere), `policy` (a content filter;
+    another model may accept it), `context` (too long for this model), `key` (this provider key), `provider` (this
+    provider, now).
+    """
+
+    blame: str
+    #: Seconds until a retry of the same offer makes sense, where the provider said so.
+    retry_after_s: float | None = None
+    #: For the log and the attempt trail; never shown to a caller.
+    detail: str = ""
+
+
+class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter is configured with. `extra` are the provider table's keys that the gateway has no name for."""
+
+    name: str
+    base_url: str | None
+    #: Call `.reveal()` for the text; its repr and str are `***`.
+    api_key: Secret | None
+    extra: Mapping[str, object]
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """How to talk to one kind of provider."""
+
+    #: The entry-point name.
+    ID: ClassVar[str]
+    #: The `API_VERSION` it was written for.
+    API: ClassVar[int]
+    #: Spoken natively: a caller's dialect in here is relayed, its bytes untouched.
+    dialects: frozenset[Dialect]
+
+    def configure(self, config: ProviderConfig) -> None:
+        """Take the provider's table, without IO.
+
+        Raises:
+            ConfigError: naming the key that is missing or wrong.
+        """
+        ...
+
+    def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
+        """The provider's request for this call."""
+        ...
+
+    def tap(self, call: Call, head: ResponseHead) -> Tap:
+        """The watcher for a successful answer."""
+        ...
+
+    def classify(self, head: ResponseHead, body: bytes) -> Failure:
+        """What an answer with an error status means. `body` is the start of it, at most 64 KiB."""
+        ...
+
+
+@runtime_checkable
+class Lifecycle(Protocol):
+    """For an adapter that needs more than bytes: a token to refresh, a process to talk to. Optional."""
+
+    async def start(self) -> None:
+        """Called in each worker before it accepts requests."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
+__all__ = [
+    "API_VERSION",
+    "Adapter",
+    "Call",
+    "ConfigError",
+    "Dialect",
+    "Failure",
+    "Headers",
+    "Lifecycle",
+    "Offer",
+    "Origin",
+    "Peek",
+    "ProviderConfig",
+    "ResponseHead",
+    "Secret",
+    "Span",
+    "Tap",
+    "UpstreamRequest",
+    "Usage",
+]

@@ -1,0 +1,260 @@
+"""Every error the gateway itself can answer with.
+
+Rules:
+- An error says whose fault it is (`source`), what the caller is told (`status`, `type`, `code`, the message), what
+  the metrics call it (`error_type`, a closed list) and whether another offer may help (`retryable`).
+- The class docstring is the default message, and both it and any message passed in are shown to callers: no URLs,
+  no keys, no provider bodies, no stack traces. Details for operators go into the log through `detail`.
+- `stages/rescue.py` is the only place that turns one of these into bytes.
+
+`type` and `code` are those of OpenAI's error object; other dialects map from `status` (`wire/dialects.py`).
+"""
+
+from typing import ClassVar, Literal
+
+Source = Literal["caller", "policy", "provider", "gateway"]
+
+
+class GatewayError(Exception):
+    """The gateway failed to handle this request."""
+
+    source: ClassVar[Source] = "gateway"
+    error_type: ClassVar[str] = "gateway_internal"
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = "internal_error"
+    retryable: ClassVar[bool] = False
+    #: False writes `x-should-retry: false`, which the official SDKs obey; None leaves them their own rule.
+    should_retry: bool | None = None
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        super().__init__(self.message)
+        if code is not None:
+            self.code = code
+        self.param = param
+        #: Seconds after which a retry makes sense; written as `retry-after` and `retry-after-ms`.
+        self.retry_after_s = retry_after_s
+        #: For the log only.
+        self.detail = detail
+
+
+class ConfigError(GatewayError):
+    """The configuration is not usable."""
+
+    error_type = "gateway_config"
+
+
+# -- the caller's fault --------------------------------------------------------------------------------------
+
+
+class CallerError(GatewayError):
+    """The request is not acceptable."""
+
+    source = "caller"
+    error_type = "caller_bad_request"
+    status = 400
+    type = "invalid_request_error"
+    code: str | None = None
+
+
+class BadRequest(CallerError):
+    """The request is not valid."""
+
+
+class BodyTooLarge(CallerError):
+    """The request body is larger than this gateway accepts."""
+
+    error_type = "caller_too_large"
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedEncoding(CallerError):
+    """The request body's content-encoding is not supported; send gzip, deflate or identity."""
+
+    error_type = "caller_bad_request"
+    status = 415
+    code = "unsupported_content_type"
+
+
+class UnknownModel(CallerError):
+    """The model does not exist or you do not have access to it."""
+
+    error_type = "caller_unknown_model"
+    status = 404
+    code = "model_not_found"
+
+
+class UnknownRoute(CallerError):
+    """There is nothing at this path."""
+
+    error_type = "caller_unknown_route"
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowed(CallerError):
+    """This path does not take that method."""
+
+    error_type = "caller_unknown_route"
+    status = 405
+    code = "method_not_supported"
+
+    def __init__(self, *, allow: str) -> None:
+        super().__init__()
+        self.allow = allow
+
+
+class RequestTimeout(CallerError):
+    """The request body did not arrive in time."""
+
+    error_type = "caller_timeout"
+    status = 408
+    code = "request_timeout"
+
+
+class Unauthenticated(CallerError):
+    """Incorrect API key provided. Send a gateway key as `Authorization: Bearer gw_...`."""
+
+    error_type = "caller_unauthenticated"
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(CallerError):
+    """This key may not do that."""
+
+    error_type = "caller_forbidden"
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class CallerGone(CallerError):
+    """The caller closed the connection."""
+
+    error_type = "caller_gone"
+    status = 499
+    code = "client_closed_request"
+
+
+# -- limits and money ----------------------------------------------------------------------------------------
+
+
+class RateLimited(GatewayError):
+    """Rate limit reached."""
+
+    source = "policy"
+    error_type = "policy_rate_limited"
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class InsufficientCredit(GatewayError):
+    """The credit left on this account does not cover the request."""
+
+    source = "policy"
+    error_type = "policy_insufficient_credit"
+    status = 402
+    type = "billing_error"
+    code = "insufficient_credit"
+    should_retry = False
+
+
+# -- a provider's fault --------------------------------------------------------------------------------------
+
+
+class UpstreamError(GatewayError):
+    """The provider failed to answer."""
+
+    source = "provider"
+    error_type = "provider_error"
+    status = 502
+    type = "server_error"
+    code = "upstream_error"
+    retryable = True
+
+
+class UpstreamUnreachable(UpstreamError):
+    """The provider could not be reached."""
+
+    error_type = "provider_unreachable"
+    code = "upstream_unreachable"
+
+
+class UpstreamDisconnected(UpstreamError):
+    """The provider closed the connection before its answer was complete."""
+
+    error_type = "provider_disconnected"
+    code = "upstream_connection_error"
+
+
+class UpstreamMalformed(UpstreamError):
+    """The provider's answer was not valid HTTP."""
+
+    error_type = "provider_malformed"
+    code = "upstream_protocol_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The provider did not answer in time."""
+
+    error_type = "provider_timeout"
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamCredentials(UpstreamError):
+    """The gateway's own credential for this provider was refused."""
+
+    error_type = "provider_credentials"
+    type = "upstream_error"
+    code = "upstream_auth"
+    should_retry = False
+
+
+class UpstreamRedirected(UpstreamError):
+    """The provider answered with a redirect, which a gateway does not follow."""
+
+    error_type = "provider_redirect"
+    code = "upstream_redirect"
+
+
+# -- ours ----------------------------------------------------------------------------------------------------
+
+
+class NoOffer(GatewayError):
+    """No provider can serve this model right now."""
+
+    error_type = "gateway_no_offer"
+    status = 503
+    type = "service_unavailable_error"
+    code = "no_provider_available"
+
+
+class Overloaded(GatewayError):
+    """The gateway has no capacity left for this request."""
+
+    error_type = "gateway_overloaded"
+    status = 503
+    type = "service_unavailable_error"
+    code = "server_is_overloaded"
+
+
+class StoreUnavailable(GatewayError):
+    """A store this gateway depends on does not answer. Try again shortly."""
+
+    error_type = "gateway_store_unavailable"
+    status = 503
+    type = "service_unavailable_error"
+    code = "store_unavailable"

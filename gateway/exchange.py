@@ -1,0 +1,95 @@
+"""One request on its way through: the frozen facts about it, and the one mutable record that carries them.
+
+The facts (`Call`, `Principal`, `Offer`) are made by one stage each and never change. `Exchange` is filled in by the
+stages in the order of `pipeline.py`; each field says which.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.wire.dialects import Dialect
+from gateway.wire.peek import Peek
+from gateway.wire.usage import Usage
+
+if TYPE_CHECKING:
+    from gateway.errors import GatewayError
+
+Headers = list[tuple[bytes, bytes]]
+# The ASGI specification types these as plain dictionaries.
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller asked for.
+
+    `path` is the raw (still percent-encoded) path after the `/v1` prefix, with its leading slash. `headers` are the
+    caller's, lower-cased, unfiltered; `wire.headers` decides which travel on. `body` is exactly what arrived, after
+    any content-encoding was undone.
+    """
+
+    id: str
+    dialect: Dialect
+    method: str
+    path: bytes
+    query: bytes
+    headers: Headers
+    body: bytes
+    peek: Peek
+    #: The model as the caller named it; empty where the path has none.
+    model: str
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is calling, from the key alone."""
+
+    key_id: str
+    account_id: int
+    #: live, test, staging or dev; not live gets half of the plan's limits.
+    environment: str
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A model at a provider: what routing chooses between.
+
+    `model` is the public name, `upstream_model` what the provider calls it.
+    """
+
+    model: str
+    provider: str
+    upstream_model: str
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The state of one request. Stages read what earlier ones set and nothing else."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    # observe
+    id: str = ""
+    started_s: float = 0.0
+    # authenticate
+    principal: Principal | None = None
+    # receive
+    call: Call | None = None
+    # route
+    offer: Offer | None = None
+    attempts: int = 0
+    # relay
+    status: int = 0
+    #: True once the response head went out: from here on no other status, no other offer.
+    committed: bool = False
+    usage: Usage | None = None
+    first_byte_s: float | None = None
+    bytes_out: int = 0
+    # rescue
+    error: "GatewayError | None" = None
+    # anything a plugin wants in the usage record
+    tags: dict[str, str] = field(default_factory=dict)
