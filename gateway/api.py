@@ -7,12 +7,13 @@ before any request. See `adapters/README.md`.
 Changing anything here in a way that breaks an adapter raises `API_VERSION`.
 """
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.errors import ConfigError
+from gateway.errors import BadRequest, ConfigError
 from gateway.exchange import Call, Headers, Offer
 from gateway.secret import Secret
 from gateway.wire.dialects import Dialect
@@ -28,6 +29,27 @@ class Origin(msgspec.Struct, frozen=True):
     scheme: str
     host: str
     port: int
+
+
+def parse_base_url(url: str) -> tuple[Origin, bytes]:
+    """Where a base URL connects to, and its path without the trailing slash (`b""` for none).
+
+    Raises:
+        ConfigError: it is not an absolute http or https URL, or carries credentials, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"base_url is not a URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("base_url must be absolute and begin with http:// or https://")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError("base_url must carry no credentials, query or fragment")
+    if not url.isascii() or any(c <= " " for c in url):
+        raise ConfigError("base_url must be plain ASCII; percent-encode its path and use punycode for its host")
+    origin = Origin(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
+    return origin, parts.path.rstrip("/").encode("ascii")
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,14 +174,36 @@ class Lifecycle(Protocol):
     async def stop(self) -> None: ...
 
 
+class KnownProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider that needs no table in a file: setting `variable` to its key turns it on under `name`."""
+
+    name: str
+    title: str
+    #: The entry-point name of the adapter that talks to it.
+    adapter: str
+    variable: str
+    base_url: str
+
+
+@runtime_checkable
+class Known(Protocol):
+    """For an adapter of this distribution that knows providers by name. Optional; asked of the class."""
+
+    @classmethod
+    def known(cls) -> Iterable[KnownProvider]: ...
+
+
 __all__ = [
     "API_VERSION",
     "Adapter",
+    "BadRequest",
     "Call",
     "ConfigError",
     "Dialect",
     "Failure",
     "Headers",
+    "Known",
+    "KnownProvider",
     "Lifecycle",
     "Offer",
     "Origin",
@@ -171,4 +215,5 @@ __all__ = [
     "Tap",
     "UpstreamRequest",
     "Usage",
+    "parse_base_url",
 ]

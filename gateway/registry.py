@@ -1,0 +1,222 @@
+"""Which adapters there are, and one configured instance for each provider.
+
+Adapters and plugins are ordinary packages found by entry points; those of this distribution come through the same
+door. Everything that can be wrong with one is found here, at start-up, and the message names the package.
+
+Rules:
+- A name belongs to one distribution. Two that claim it stop the start, whether or not it is used: the standard
+  library would hand out either of them without a word.
+- Only what the configuration enables is imported.
+- An adapter states the API version it was written for; another one is refused, never tried.
+- An instance belongs to one provider. Nothing is shared between two of them, nor between two registries, so that a
+  reload can start the new one before it stops the old.
+
+No adapter is called here on behalf of a request.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.metadata import EntryPoint
+
+from gateway.api import API_VERSION, Adapter, ConfigError, Dialect, Known, KnownProvider, Lifecycle, ProviderConfig
+from gateway.settings import Provider as ProviderSettings
+from gateway.settings import Settings, Timeouts
+
+ADAPTERS = "gateway.adapters"
+PLUGINS = "gateway.plugins"
+#: The distribution whose adapters may say which providers an environment variable turns on.
+OWN_DISTRIBUTION = "ai-gateway"
+
+#: Gives the entry points of a group.
+Discover = Callable[[str], Iterable[EntryPoint]]
+
+_METHODS = ("configure", "prepare", "tap", "classify")
+
+
+def installed(group: str) -> Iterable[EntryPoint]:
+    """The entry points that installed distributions declare in `group`."""
+    return metadata.entry_points(group=group)
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A configured provider: its adapter's instance, and what routing and the client need to know."""
+
+    name: str
+    adapter: Adapter
+    timeouts: Timeouts
+    #: Public model names; `*` is every model that no other provider names.
+    models: tuple[str, ...]
+
+
+class Registry:
+    """The providers of one configuration. `start` before the first request, `stop` after the last."""
+
+    def __init__(self, providers: dict[str, Provider]) -> None:
+        self.providers = providers
+        self._running = AsyncExitStack()
+
+    @classmethod
+    def load(cls, settings: Settings, *, entry_points: Discover = installed) -> "Registry":
+        """Import, check and configure the adapter of every enabled provider.
+
+        Raises:
+            ConfigError: naming the provider, and the package where it is the package's fault.
+        """
+        adapters = discover(ADAPTERS, entry_points=entry_points)
+        discover(PLUGINS, entry_points=entry_points)
+        classes: dict[str, type[Adapter]] = {}
+        providers: dict[str, Provider] = {}
+        for name, provider in settings.providers.items():
+            if not provider.enabled:
+                continue
+            if provider.adapter not in adapters:
+                raise _unknown_adapter(name, provider.adapter, adapters)
+            entry_point = adapters[provider.adapter]
+            if provider.adapter not in classes:
+                classes[provider.adapter] = load_adapter(entry_point)
+            providers[name] = Provider(
+                name=name,
+                adapter=_configured(name, provider, classes[provider.adapter], entry_point),
+                timeouts=provider.timeouts or settings.upstream.timeouts,
+                models=provider.models,
+            )
+        return cls(providers)
+
+    async def start(self) -> None:
+        """Start the adapters that have a life of their own; if one can't, those already started are stopped."""
+        async with AsyncExitStack() as stack:
+            for provider in self.providers.values():
+                if isinstance(provider.adapter, Lifecycle):
+                    try:
+                        await provider.adapter.start()
+                    except BaseException as error:
+                        error.add_note(f"while starting provider {provider.name}")
+                        raise
+                    stack.push_async_callback(provider.adapter.stop)
+            self._running = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Stop what was started, last first; one that fails to does not keep the others from it."""
+        await self._running.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Registry [{', '.join(f'{p.name}: {p.adapter.ID}' for p in self.providers.values())}]>"
+
+
+def discover(group: str, *, entry_points: Discover = installed) -> dict[str, EntryPoint]:
+    """Everything installed in `group` by name, nothing of it imported.
+
+    Raises:
+        ConfigError: two distributions claim one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry_point in entry_points(group):
+        other = found.setdefault(entry_point.name, entry_point)
+        if other is not entry_point:
+            first, second = sorted((distribution(other), distribution(entry_point)))
+            raise ConfigError(
+                f'{group}: "{entry_point.name}" is claimed by two packages, {first} and {second}; uninstall one'
+            )
+    return found
+
+
+def distribution(entry_point: EntryPoint) -> str:
+    """Name and version of the package that declares it."""
+    return f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else "(unknown package)"
+
+
+def load_object(entry_point: EntryPoint) -> object:
+    """What an entry point names.
+
+    Raises:
+        ConfigError: importing it failed, in whatever way; the cause is chained.
+    """
+    try:
+        return entry_point.load()
+    except Exception as error:
+        raise ConfigError(
+            f'{entry_point.group}: "{entry_point.name}" of {distribution(entry_point)} could not be imported '
+            f"from {entry_point.value}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def load_adapter(entry_point: EntryPoint) -> type[Adapter]:
+    """The adapter class an entry point names, held to the contract.
+
+    Raises:
+        ConfigError: it can't be imported, was written for another API version, or is not shaped like an adapter.
+    """
+    loaded = load_object(entry_point)
+    who = f'adapter "{entry_point.name}" of {distribution(entry_point)}'
+    if not isinstance(loaded, type):
+        raise ConfigError(f"{who} is not a class: {entry_point.value}")
+    version = getattr(loaded, "API", None)
+    if version != API_VERSION:
+        raise ConfigError(f"{who} was written for API version {version}; this gateway has {API_VERSION}")
+    if getattr(loaded, "ID", None) != entry_point.name:
+        raise ConfigError(f"{who} calls itself {getattr(loaded, 'ID', None)!r}; ID must be the entry-point name")
+    missing = [method for method in _METHODS if not callable(getattr(loaded, method, None))]
+    if missing:
+        raise ConfigError(f"{who} has no {', no '.join(missing)}")
+    return loaded
+
+
+def known_providers(*, entry_points: Discover = installed) -> dict[str, KnownProvider]:
+    """Every provider that setting one environment variable turns on, by name.
+
+    Only this distribution's adapters are asked: a third party's code is not imported unless the configuration names
+    it.
+
+    Raises:
+        ConfigError: two adapters know a provider of the same name, or one can't be imported.
+    """
+    known: dict[str, KnownProvider] = {}
+    for entry_point in discover(ADAPTERS, entry_points=entry_points).values():
+        if entry_point.dist is None or entry_point.dist.name != OWN_DISTRIBUTION:
+            continue
+        adapter = load_adapter(entry_point)
+        if not issubclass(adapter, Known):
+            continue
+        for provider in adapter.known():
+            other = known.setdefault(provider.name, provider)
+            if other is not provider:
+                raise ConfigError(f"adapters {other.adapter} and {provider.adapter} both know {provider.name}")
+    return known
+
+
+def _configured(
+    name: str, provider: ProviderSettings, adapter_class: type[Adapter], entry_point: EntryPoint
+) -> Adapter:
+    """An instance for this provider alone."""
+    try:
+        adapter = adapter_class()
+        adapter.configure(
+            ProviderConfig(
+                name=name, base_url=provider.base_url or None, api_key=provider.api_key, extra=provider.extra
+            )
+        )
+    except ConfigError as error:
+        raise ConfigError(f"providers.{name}: {error.message}") from error
+    except Exception as error:
+        raise ConfigError(
+            f'providers.{name}: adapter "{entry_point.name}" of {distribution(entry_point)} failed to configure: '
+            f"{type(error).__name__}: {error}"
+        ) from error
+    dialects = getattr(adapter, "dialects", None)
+    if not isinstance(dialects, frozenset) or not all(isinstance(dialect, Dialect) for dialect in dialects):
+        raise ConfigError(
+            f'providers.{name}: adapter "{entry_point.name}" of {distribution(entry_point)} states no dialects; '
+            "a frozenset of Dialect is needed"
+        )
+    return adapter
+
+
+def _unknown_adapter(name: str, adapter: str, adapters: Mapping[str, EntryPoint]) -> ConfigError:
+    close = difflib.get_close_matches(adapter, adapters, n=1)
+    hint = f'did you mean "{close[0]}"? ' if close else ""
+    names = ", ".join(sorted(adapters))
+    return ConfigError(f'providers.{name}.adapter: no adapter "{adapter}" is installed; {hint}there are: {names}')
