@@ -121,10 +121,13 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str
     base_url: str = ""
     api_key: Secret | None = None
-    #: Public model names it serves; `*` is every model that no other provider names.
+    #: Public model names it serves. A star at the end stands for any ending; `*` alone is every model that no other
+    #: provider names.
     models: tuple[str, ...] = ("*",)
     enabled: bool = True
+    #: What is left out here is as in `upstream.timeouts`.
     timeouts: Timeouts | None = None
+    #: Not a key of the file: the keys of the table that have no name above.
     extra: dict[str, object] = {}
 
 
@@ -153,5 +156,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     #: Serves requests that name no model (and models no provider claims, if it takes `*`).
     default_provider: str = ""
+    #: Enable the providers whose usual variable (OPENAI_API_KEY, ...) is set.
+    providers_from_environment: bool = True
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}

@@ -1,0 +1,376 @@
+"""From files, the environment and the command line to `Settings`: the one loader of every command.
+
+Later wins: the defaults in `gateway/settings.py`; providers whose usual variable is set; the configuration file;
+`DATABASE_URL` and `REDIS_URL` where the file says nothing; `GATEWAY__SECTION__KEY` variables; command-line arguments.
+Rules:
+- The file is `--config`, else `$GATEWAY_CONFIG` (a file, or a directory that holds `gateway.toml`), else
+  `./config/gateway.toml` where there is one. A file that was asked for must exist.
+- Nothing starts on a configuration with a fault in it: `InvalidConfig` names every fault, not only the first.
+- This is the only module that reads the environment, and nothing here writes, connects or prints.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.api import KnownProvider
+from gateway.binding import Binder, Given, Origin, Problem, Table, nearest
+from gateway.errors import ConfigError
+from gateway.settings import Provider, Settings, Timeouts
+from gateway.toml_positions import KeyPath, Position, join_key, scan, split_key
+
+DEFAULT_FILE = "config/gateway.toml"
+FILE_NAME = "gateway.toml"
+FILE_BYTES_MAX = 8 * 1024 * 1024
+
+_PREFIX = "GATEWAY__"
+_STORE_VARIABLES = {"DATABASE_URL": ("database", "url"), "REDIS_URL": ("redis", "url")}
+_STORE_SCHEMES = {
+    ("database", "url"): ("postgresql", "postgres"),
+    ("redis", "url"): ("redis", "rediss", "unix", "valkey", "valkeys"),
+}
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+ECHO = "echo"
+
+
+class InvalidConfig(ConfigError):
+    """The configuration is not usable."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=_order))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """Settings, and where they came from."""
+
+    settings: Settings
+    #: The files that were read.
+    files: tuple[str, ...] = ()
+    #: What was decided on the operator's behalf: worth a line at start-up.
+    notes: tuple[str, ...] = ()
+    #: What is permitted and probably not meant.
+    warnings: tuple[str, ...] = ()
+    #: What `load` was called with, so that `reload` can do it again.
+    path: str | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    known: Mapping[str, KnownProvider] = field(default_factory=dict)
+    positions: Mapping[KeyPath, tuple[str, Position]] = field(default_factory=dict, repr=False)
+
+    def locate(self, key: str) -> tuple[str, int] | None:
+        """File and line of a dotted key such as `providers.local.weight`; where the file has no such key, those of
+        the nearest table around it. None for what no file mentions.
+        """
+        parts = split_key(key)
+        for length in range(len(parts), 0, -1):
+            if found := self.positions.get(parts[:length]):
+                return found[0], found[1].line
+        return None
+
+    def explain(self, error: ConfigError) -> str:
+        """The message of an error that names its key in `param`, with file and line in front."""
+        place = self.locate(error.param) if error.param else None
+        key = f"{error.param}: " if error.param and error.param not in error.message else ""
+        return f"{place[0]}:{place[1]}: {key}{error.message}" if place else f"{key}{error.message}"
+
+    def reload(self) -> "Loaded":
+        """The same look-up again: what the files and the environment say now."""
+        return load(self.path, overrides=self.overrides, known=self.known)
+
+
+def load(
+    path: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    known: Mapping[str, KnownProvider] | None = None,
+) -> Loaded:
+    """Read the configuration.
+
+    `overrides` are dotted keys and values from the command line; None values are left out, so that arguments nobody
+    gave can be passed as they are. `known` are the providers that installed adapters know by name.
+
+    Raises:
+        InvalidConfig: with every fault found.
+    """
+    environ = os.environ if environ is None else environ
+    overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
+    known = known or {}
+    source = _Source(environ)
+    if (file := _find(path, environ)) is not None:
+        source.read(file)
+    source.variables()
+    source.arguments(overrides)
+    source.known_providers(known)
+
+    binder = Binder(Settings, environ=environ, positions={key: place for key, (_, place) in source.positions.items()})
+    for problem in source.problems:
+        binder.report(problem.path, problem.message, origin=problem.origin)
+    rules = _Rules(binder.bind(source.table, Settings), source.table, binder)
+    settings = rules.complete()
+    rules.check(settings)
+    if binder.problems:
+        raise InvalidConfig(binder.problems)
+    return Loaded(
+        settings=settings,
+        files=(str(file),) if file else (),
+        notes=tuple(source.notes),
+        warnings=tuple(rules.warnings),
+        path=path,
+        overrides=overrides,
+        known=known,
+        positions=source.positions,
+    )
+
+
+def _find(path: str | None, environ: Mapping[str, str]) -> Path | None:
+    asked = path or environ.get("GATEWAY_CONFIG")
+    if not asked:
+        default = Path(DEFAULT_FILE)
+        return default if default.is_file() else None
+    file = Path(asked)
+    if file.is_dir():
+        file /= FILE_NAME
+    if not file.exists():
+        who = "--config" if path else "GATEWAY_CONFIG"
+        raise ConfigError(f"{who}: there is no file {file}")
+    return file
+
+
+class _Source:
+    """Lays one source over the other in a single table."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.table = Table()
+        self.positions: dict[KeyPath, tuple[str, Position]] = {}
+        self.notes: list[str] = []
+        self.problems: list[Problem] = []
+        self._environ = environ
+
+    def read(self, file: Path) -> None:
+        """Take a TOML file."""
+        try:
+            with file.open("rb") as stream:
+                data = stream.read(FILE_BYTES_MAX + 1)
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{file}:{line}: is not UTF-8 text") from None
+        except OSError as error:
+            raise ConfigError(f"{file}: can't be read ({error.strerror})") from None
+        if len(data) > FILE_BYTES_MAX:
+            raise ConfigError(f"{file}: is larger than {FILE_BYTES_MAX} bytes")
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(_syntax(file, text, str(error))) from None
+        except RecursionError:
+            raise ConfigError(f"{file}: is nested too deeply") from None
+        positions = scan(text)
+        self.positions |= {key: (str(file), position) for key, position in positions.items()}
+        self._take(self.table, values, (), str(file))
+
+    def _take(self, table: Table, values: Mapping[str, object], path: KeyPath, file: str) -> None:
+        for name, value in values.items():
+            place = self.positions.get((*path, name))
+            origin = Origin("file", file, place[1].line if place else 0)
+            if isinstance(value, dict):
+                inner = table.entries[name] = Table(origin)
+                self._take(inner, value, (*path, name), file)
+            else:
+                table.entries[name] = Given(value, origin)
+
+    def variables(self) -> None:
+        """Take `DATABASE_URL`, `REDIS_URL` and every `GATEWAY__...` variable."""
+        for variable, store in _STORE_VARIABLES.items():
+            if self._environ.get(variable) and self.table.get(*store) is None:
+                self.table.put(store, Given(self._environ[variable], Origin("environment", variable), text=True))
+                self.notes.append(f"{join_key(store)} is taken from {variable}")
+        for variable in sorted(name for name in self._environ if name.startswith(_PREFIX)):
+            parts = tuple(variable.removeprefix(_PREFIX).lower().split("__"))
+            origin = Origin("environment", variable)
+            if path := self._row(parts, origin):
+                self.table.put(path, Given(self._environ[variable], origin, text=True))
+
+    def _row(self, parts: tuple[str, ...], origin: Origin) -> tuple[str, ...]:
+        """`parts` with the row that is meant, or nothing: a variable can't say `gpt-4.1`, only `GPT_4_1`."""
+        if len(parts) < 2 or parts[0] not in ("providers", "models"):
+            return parts
+        rows = self.table.get(parts[0])
+        names = [name for name in (rows.entries if isinstance(rows, Table) else ()) if _plain(name) == parts[1]]
+        if len(names) > 1:
+            either = " and ".join(f"`{name}`" for name in names)
+            return self._refuse(parts, f"may mean {either}; set it in the file", origin)
+        if not names and parts[0] == "models":
+            return self._refuse(parts, "no file has a row for this model, and a variable can't make one", origin)
+        return (parts[0], names[0] if names else parts[1], *parts[2:])
+
+    def _refuse(self, parts: tuple[str, ...], message: str, origin: Origin) -> tuple[str, ...]:
+        self.problems.append(Problem(path=parts, key=join_key(parts), message=message, origin=origin))
+        return ()
+
+    def arguments(self, overrides: Mapping[str, object]) -> None:
+        """Take what the command line says."""
+        for key, value in overrides.items():
+            path = tuple(str(part) for part in split_key(key))
+            flag = "--" + path[-1].replace("_", "-")
+            self.table.put(path, Given(value, Origin("argument", flag), text=isinstance(value, str)))
+
+    def known_providers(self, known: Mapping[str, KnownProvider]) -> None:
+        """Fill in what adapters know of a provider by its name, and add those whose usual variable is set."""
+        switch = self.table.get("providers_from_environment")
+        wanted = not isinstance(switch, Given) or str(switch.value).lower() not in ("false", "0")
+        for name, row in known.items():
+            key = self._environ.get(row.variable)
+            named = self.table.get("providers", name)
+            if isinstance(named, Given) or (named is None and not (key and wanted)):
+                continue
+            origin = Origin("environment", row.variable)
+            if named is None:
+                self.notes.append(f"provider {name} is enabled by {row.variable}")
+            elif key and self.table.get("providers", name, "api_key") is None:
+                self.notes.append(f"provider {name} takes its key from {row.variable}")
+            self._default(("providers", name, "adapter"), row.adapter, origin)
+            if key:
+                self._default(("providers", name, "api_key"), key, origin)
+            adapter = self.table.get("providers", name, "adapter")
+            if row.base_url and isinstance(adapter, Given) and adapter.value == row.adapter:
+                self._default(("providers", name, "base_url"), row.base_url, origin)
+
+    def _default(self, path: tuple[str, ...], value: str, origin: Origin) -> None:
+        if self.table.get(*path) is None:
+            self.table.put(path, Given(value, origin))
+
+
+class _Rules:
+    """What settings mean together."""
+
+    def __init__(self, bound: Settings, table: Table, binder: Binder) -> None:
+        self.warnings: list[str] = []
+        self._bound = bound
+        self._table = table
+        self._binder = binder
+
+    def complete(self) -> Settings:
+        """The settings with what follows from others filled in."""
+        bound = self._bound
+        providers = {name: self._inherit(name, provider) for name, provider in bound.providers.items()}
+        if bound.server.development and ECHO not in (self._rows("providers")):
+            alone = not any(provider.enabled for provider in providers.values())
+            models = ("echo", "echo-*", "*") if alone else ("echo", "echo-*")
+            providers[ECHO] = Provider(adapter=ECHO, models=models)
+        return msgspec.structs.replace(bound, providers=providers)
+
+    def _inherit(self, name: str, provider: Provider) -> Provider:
+        given = self._table.get("providers", name, "timeouts")
+        if provider.timeouts is None or not isinstance(given, Table):
+            return provider
+        own = {key: getattr(provider.timeouts, key) for key in Timeouts.__struct_fields__ if key in given.entries}
+        timeouts = msgspec.structs.replace(self._bound.upstream.timeouts, **own)
+        return msgspec.structs.replace(provider, timeouts=timeouts)
+
+    def check(self, settings: Settings) -> None:
+        """Report what no single key can be blamed for in its own right."""
+        for name, provider in settings.providers.items():
+            self._check_provider(name, provider)
+        self._check_references(settings)
+        for path, schemes in _STORE_SCHEMES.items():
+            self._check_store(path, settings, schemes)
+        if settings.server.development:
+            if settings.server.host not in _LOOPBACK:
+                self.warnings.append(
+                    f"development mode listens on {settings.server.host}, which other machines may reach; "
+                    "set `server.development = false` for anything but trying it out"
+                )
+        else:
+            self._check_production(settings)
+
+    def _check_provider(self, name: str, provider: Provider) -> None:
+        path = ("providers", name)
+        if provider.base_url:
+            self._check_url((*path, "base_url"), provider.base_url)
+        for model in provider.models:
+            if not model or "*" in model[:-1]:
+                self._fault((*path, "models"), "a name may hold one star, at its end, and is never empty")
+
+    def _check_url(self, path: KeyPath, text: str) -> None:
+        try:
+            url = urlsplit(text)
+            sound = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            sound = False
+        if not sound:
+            self._fault(path, "expected an http:// or https:// URL with a host")
+        elif url.username is not None or url.password is not None:
+            self._fault(path, "a URL with a user or password in it would show up in logs; use `api_key`")
+
+    def _check_store(self, path: tuple[str, str], settings: Settings, schemes: tuple[str, ...]) -> None:
+        secret = getattr(getattr(settings, path[0]), path[1])
+        if secret is not None and secret.reveal().partition("://")[0].partition("+")[0] not in schemes:
+            self._fault(path, f"expected a URL that begins with {schemes[0]}://")
+
+    def _check_references(self, settings: Settings) -> None:
+        names = list(settings.providers)
+        if (name := settings.default_provider) and name not in settings.providers:
+            near = nearest(name, names)
+            hint = f"did you mean `{near}`?" if near else f"configured are: {', '.join(names) or 'none'}"
+            self._fault(("default_provider",), "there is no such provider", hint)
+        elif name and not settings.providers[name].enabled:
+            self._fault(("default_provider",), "this provider is not enabled")
+        for model, row in settings.models.items():
+            for name in row.upstream:
+                if name not in settings.providers:
+                    key = join_key(("models", model, "upstream", name))
+                    self.warnings.append(f"{key}: there is no provider of that name")
+
+    def _check_production(self, settings: Settings) -> None:
+        switch = "or set `server.development = true` to try things out"
+        if settings.auth.pepper is None:
+            how = "generate one with `openssl rand -hex 32`, keep it for good and share it between all gateways"
+            self._fault(("auth", "pepper"), "is required outside development", f"{how}, {switch}")
+        if self._table.get("server", "host") is None:
+            how = "127.0.0.1 behind a proxy on this machine, 0.0.0.0 for every interface"
+            self._fault(("server", "host"), "must be set explicitly outside development", f"{how}, {switch}")
+        for section, what in (("database", "PostgreSQL"), ("redis", "Redis or Valkey")):
+            if getattr(settings, section).url is None:
+                self.warnings.append(f"{section}.url is not set: outside development, use a {what} of your own")
+
+    def _rows(self, name: str) -> Mapping[str, object]:
+        rows = self._table.get(name)
+        return rows.entries if isinstance(rows, Table) else {}
+
+    def _fault(self, path: KeyPath, message: str, suggestion: str = "") -> None:
+        node = self._table.get(*(str(part) for part in path))
+        self._binder.report(path, message, origin=node.origin if node else None, suggestion=suggestion)
+
+
+def _order(problem: Problem) -> tuple[bool, str, int]:
+    """Faults of a file come first, in its order."""
+    origin = problem.origin
+    return (
+        origin is None or not origin.line,
+        origin.name if origin and origin.line else "",
+        origin.line if origin else 0,
+    )
+
+
+def _plain(name: str) -> str:
+    """How the name of a row is spelled within a variable."""
+    return re.sub(r"[^a-z0-9]", "_", name.lower())
+
+
+def _syntax(file: Path, text: str, message: str) -> str:
+    """`file:line: what` from tomllib's `what (at line L, column C)`."""
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
+    if found is None:
+        return f"{file}: {message}"
+    line = found.group(2) or str(text.count("\n") + 1)
+    column = f", column {found.group(3)}" if found.group(3) else ""
+    return f"{file}:{line}{column}: {found.group(1)}"
