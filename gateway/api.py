@@ -92,6 +92,10 @@ class Tap(Protocol):
 
     #: True once the answer was seen to be whole (its terminator or finish reason came by).
     complete: bool
+    #: True when what `feed` and `end` return may differ in length from what came in.
+    rewrites: bool
+    #: True while what was returned so far ends inside an event, which an error event must not be glued to.
+    mid_event: bool
 
     def feed(self, data: bytes) -> bytes: ...
 

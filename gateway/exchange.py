@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.wire.dialects import Dialect
+from gateway.wire.paths import Target
 from gateway.wire.peek import Peek
-from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:
+    from gateway.api import Tap
+    from gateway.downstream import Downstream
     from gateway.errors import GatewayError
 
 Headers = list[tuple[bytes, bytes]]
@@ -72,21 +74,32 @@ class Exchange:
     scope: Scope
     receive: Receive
     send: Send
+    #: What the path asks for; the data plane's router decides it.
+    target: Target
     # observe
     id: str = ""
+    #: Loop time, seconds.
     started_s: float = 0.0
+    #: Headers every answer to this request carries, whoever writes it.
+    reply_headers: Headers = field(default_factory=list)
     # authenticate
     principal: Principal | None = None
     # receive
     call: Call | None = None
     # route
     offer: Offer | None = None
-    attempts: int = 0
+    #: What became of each try at a provider, in order: (provider, outcome).
+    attempts: list[tuple[str, str]] = field(default_factory=list)
     # relay
     status: int = 0
     #: True once the response head went out: from here on no other status, no other offer.
     committed: bool = False
-    usage: Usage | None = None
+    #: Where the response goes, once it has begun.
+    downstream: "Downstream | None" = None
+    #: The answer is a stream of events.
+    streaming: bool = False
+    #: The watcher of a successful answer.
+    tap: "Tap | None" = None
     first_byte_s: float | None = None
     bytes_out: int = 0
     # rescue

@@ -1,0 +1,1 @@
+"""What both planes share: keys, offers, limits, the ledger. Knows nothing of HTTP."""

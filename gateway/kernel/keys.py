@@ -1,0 +1,229 @@
+"""Gateway keys: their form, how they are stored, and how one is verified without asking the database.
+
+A key is `gw_<environment>_<public id><secret>`: the environment says what it is for, the public id (12
+characters) finds it, the secret (43 characters, 256 random bits) proves it. At rest there is only an HMAC-SHA256 of
+the whole key under the server's pepper, so neither a stolen table nor a stolen pepper is enough to make one.
+
+Rules of the `KeyRing`, the verifier each worker holds:
+- A key is served from memory for `cache_s`; after that the database is asked again, once for all who wait.
+- A revocation (`forget`) takes effect at once. If notices may have been missed (`doubt`), every entry is asked anew.
+- A database that does not answer is `StoreUnavailable` for a key never seen, and nothing at all for a known one,
+  which goes on being served for `stale_s`. It is never a 401. After such a failure known keys do not wait again for
+  `RETRY_S`.
+- Unknown ids are remembered for `UNKNOWN_S`, so that guessing costs the database nothing.
+"""
+
+import asyncio
+import hmac
+import secrets
+import string
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from gateway.errors import StoreUnavailable, Unauthenticated
+from gateway.exchange import Principal
+from gateway.infra.clock import Clock
+from gateway.settings import Auth
+
+ENVIRONMENTS: Final = ("live", "test", "staging", "dev")
+#: Where a revoked or changed key's public id is published.
+CHANNEL: Final = b"gateway:keys"
+
+ID_LENGTH: Final = 12
+SECRET_LENGTH: Final = 43
+UNKNOWN_S: Final = 2.0
+UNKNOWN_MAX: Final = 10_000
+RETRY_S: Final = 1.0
+
+_ID_ALPHABET: Final = string.ascii_letters + string.digits
+_PREFIXES: Final = {f"gw_{environment}_": environment for environment in ENVIRONMENTS}
+_LENGTHS: Final = {len(prefix) + ID_LENGTH + SECRET_LENGTH: len(prefix) for prefix in _PREFIXES}
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as the database knows it."""
+
+    id: str
+    account_id: int
+    environment: str
+    digest: bytes
+    revoked: bool = False
+    #: Seconds since the epoch, or None for never.
+    expires_at_s: float | None = None
+    #: active, suspended or closed.
+    account_status: str = "active"
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key just made; `text` exists nowhere else."""
+
+    id: str
+    text: str
+    digest: bytes
+    last_four: str
+
+
+class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be shown of a key."""
+
+    id: str
+    account_id: int
+    name: str
+    environment: str
+    last_four: str
+    created_at: datetime
+    revoked_at: datetime | None
+    expires_at: datetime | None
+
+
+def mint(environment: str, *, pepper: bytes) -> NewKey:
+    """Make a new key."""
+    if environment not in ENVIRONMENTS:
+        raise ValueError(f"environment is one of {', '.join(ENVIRONMENTS)}, not {environment!r}")
+    key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(ID_LENGTH))
+    secret = secrets.token_urlsafe(32)
+    text = f"gw_{environment}_{key_id}{secret}"
+    return NewKey(id=key_id, text=text, digest=digest(text, pepper=pepper), last_four=text[-4:])
+
+
+def digest(text: str, *, pepper: bytes) -> bytes:
+    """What is stored of a key: HMAC-SHA256 of its text under the pepper, 32 bytes."""
+    return hmac.digest(pepper, text.encode("ascii", "replace"), "sha256")
+
+
+def public_id(text: str) -> str | None:
+    """The public id inside a well-formed key, or None."""
+    start = _LENGTHS.get(len(text))
+    if start is None or text[:start] not in _PREFIXES:
+        return None
+    return text[start : start + ID_LENGTH]
+
+
+class _Entry:
+    __slots__ = ("checked_s", "principal", "record")
+
+    def __init__(self, record: KeyRecord, checked_s: float) -> None:
+        self.record = record
+        self.checked_s = checked_s
+        self.principal = Principal(key_id=record.id, account_id=record.account_id, environment=record.environment)
+
+
+Fetch = Callable[[str], Awaitable[KeyRecord | None]]
+
+
+class KeyRing:
+    """Verifies keys from memory, and from the database behind it. See the rules above."""
+
+    def __init__(self, settings: Auth, *, pepper: bytes, fetch: Fetch, clock: Clock) -> None:
+        self._settings = settings
+        self._pepper = pepper
+        self._fetch = fetch
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._unknown: dict[str, float] = {}
+        self._fetching: dict[str, asyncio.Future[_Entry | None]] = {}
+        self._retry_at_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<KeyRing: {len(self._entries)} known, {len(self._fetching)} being fetched>"
+
+    def verify_known(self, text: str) -> Principal | None:
+        """Who the key belongs to if memory alone can tell, else None: then `verify` must be asked.
+
+        Raises:
+            Unauthenticated: it is a known key's id with another secret, or the key is over.
+        """
+        key_id = public_id(text)
+        entry = self._entries.get(key_id) if key_id is not None else None
+        if entry is None or self._clock.monotonic() - entry.checked_s > self._settings.cache_s:
+            return None
+        return self._check(entry, text)
+
+    async def verify(self, text: str) -> Principal:
+        """Who the key belongs to.
+
+        Raises:
+            Unauthenticated: it is not a key, or not one any more.
+            StoreUnavailable: the database does not answer and this key was not seen before.
+        """
+        key_id = public_id(text)
+        if key_id is None:
+            raise Unauthenticated
+        now_s = self._clock.monotonic()
+        entry = self._entries.get(key_id)
+        if entry is None or now_s - entry.checked_s > self._settings.cache_s:
+            entry = await self._refresh(key_id, entry)
+        if entry is None:
+            digest(text, pepper=self._pepper)  # the same work as for a known id
+            raise Unauthenticated
+        return self._check(entry, text)
+
+    def forget(self, key_id: str) -> None:
+        """The key was changed or revoked: ask the database at its next use."""
+        self._entries.pop(key_id, None)
+        self._unknown.pop(key_id, None)
+        # A fetch under way may have read the row before it changed.
+        self._fetching.pop(key_id, None)
+
+    def doubt(self) -> None:
+        """Notices may have been missed: ask the database about every key at its next use."""
+        for entry in self._entries.values():
+            entry.checked_s = min(entry.checked_s, self._clock.monotonic() - self._settings.cache_s - 1e-3)
+        self._unknown.clear()
+
+    def _check(self, entry: _Entry, text: str) -> Principal:
+        record = entry.record
+        if not hmac.compare_digest(digest(text, pepper=self._pepper), record.digest):
+            raise Unauthenticated
+        if record.revoked:
+            raise Unauthenticated("This API key has been revoked.")
+        if record.expires_at_s is not None and record.expires_at_s <= self._clock.now():
+            raise Unauthenticated("This API key has expired.")
+        if record.account_status != "active":
+            raise Unauthenticated("The account of this API key is not active.", code="account_inactive")
+        return entry.principal
+
+    async def _refresh(self, key_id: str, known: _Entry | None) -> _Entry | None:
+        if (until_s := self._unknown.get(key_id)) is not None and self._clock.monotonic() < until_s:
+            return None
+        usable = known is not None and self._clock.monotonic() - known.checked_s <= self._settings.stale_s
+        if usable and self._clock.monotonic() < self._retry_at_s:
+            return known
+        fetching = self._fetching.get(key_id)
+        if fetching is None:
+            fetching = asyncio.ensure_future(self._read(key_id))
+            self._fetching[key_id] = fetching
+            fetching.add_done_callback(lambda done: self._fetched(key_id, done))
+        try:
+            # One caller leaving must not cancel the look-up others wait for.
+            return await asyncio.shield(fetching)
+        except StoreUnavailable:
+            self._retry_at_s = self._clock.monotonic() + RETRY_S
+            if usable:
+                return known
+            raise
+
+    def _fetched(self, key_id: str, done: "asyncio.Future[_Entry | None]") -> None:
+        current = self._fetching.get(key_id) is done
+        if current:
+            del self._fetching[key_id]
+        if done.cancelled() or done.exception() is not None or not current:
+            return
+        entry = done.result()
+        if entry is not None:
+            while len(self._entries) >= self._settings.cache_size:
+                self._entries.pop(next(iter(self._entries)))
+            self._entries[key_id] = entry
+        else:
+            self._entries.pop(key_id, None)
+            while len(self._unknown) >= UNKNOWN_MAX:
+                self._unknown.pop(next(iter(self._unknown)))
+            self._unknown[key_id] = self._clock.monotonic() + UNKNOWN_S
+
+    async def _read(self, key_id: str) -> _Entry | None:
+        asked_s = self._clock.monotonic()
+        record = await self._fetch(key_id)
+        return None if record is None else _Entry(record, asked_s)

@@ -1,0 +1,85 @@
+"""Which providers offer which model: an immutable table, swapped whole when the configuration changes.
+
+A provider lists public model names. `*` offers every model that no list names; `prefix*` every one that begins so.
+The most exact listing wins: a name, then the longest prefix, then `*`; among equals, the order of the configuration.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from gateway.exchange import Offer
+from gateway.settings import Model, Settings
+
+#: How many names that only a wildcard matches are remembered; callers choose these names.
+REMEMBERED_MAX: Final = 4096
+
+_NO_MODEL: Final = Model()
+
+
+class OfferTable:
+    """The offers of one configuration."""
+
+    def __init__(
+        self, providers: Mapping[str, Iterable[str]], *, models: Mapping[str, Model], default: str = ""
+    ) -> None:
+        """`providers` maps each provider in use to the model names it lists; `default` takes requests without one."""
+        self._models = models
+        self._default = default
+        self._exact: dict[str, tuple[Offer, ...]] = {}
+        self._prefixes: list[tuple[str, str]] = []
+        self._aliases = {alias: name for name, model in models.items() for alias in model.aliases}
+        listed: dict[str, list[str]] = {}
+        for provider, names in providers.items():
+            for name in names:
+                if name.endswith("*"):
+                    self._prefixes.append((name[:-1], provider))
+                else:
+                    listed.setdefault(name, []).append(provider)
+        # Longest first; the sort keeps the configuration's order among equals.
+        self._prefixes.sort(key=lambda item: -len(item[0]))
+        for name, offering in listed.items():
+            self._exact[name] = tuple(self._offer(name, provider) for provider in offering)
+        self._remembered: dict[str, tuple[Offer, ...]] = {}
+
+    @classmethod
+    def of(cls, settings: Settings, providers: Mapping[str, Iterable[str]]) -> "OfferTable":
+        """The table for a configuration and the providers that loaded."""
+        default = settings.default_provider
+        if not default and len(providers) == 1:
+            default = next(iter(providers))
+        return cls(providers, models=settings.models, default=default)
+
+    def find(self, model: str) -> tuple[Offer, ...]:
+        """The offers for a model as a caller named it, best first; empty if there is none."""
+        found = self._exact.get(model) or self._remembered.get(model)
+        if found is not None:
+            return found
+        if not model:
+            return (self._offer("", self._default),) if self._default else ()
+        if (target := self._aliases.get(model)) is not None and target != model:
+            return self.find(target)
+        found = self._match(model)
+        if found:
+            if len(self._remembered) >= REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[model] = found
+        return found
+
+    def names(self) -> list[tuple[str, str]]:
+        """(model, provider that is first to serve it) for every model that is listed by name, sorted."""
+        named = {name: offers[0].provider for name, offers in self._exact.items()}
+        for alias, target in self._aliases.items():
+            if offers := self.find(target):
+                named.setdefault(alias, offers[0].provider)
+        return sorted(named.items())
+
+    def _match(self, model: str) -> tuple[Offer, ...]:
+        matching = [(prefix, provider) for prefix, provider in self._prefixes if model.startswith(prefix)]
+        if not matching:
+            return ()
+        longest = len(matching[0][0])
+        return tuple(self._offer(model, provider) for prefix, provider in matching if len(prefix) == longest)
+
+    def _offer(self, model: str, provider: str) -> Offer:
+        row = self._models.get(model, _NO_MODEL)
+        return Offer(model=model, provider=provider, upstream_model=row.upstream.get(provider, model))

@@ -1,0 +1,271 @@
+"""uvicorn's HTTP/1.1 protocol with a direct path for response bodies.
+
+ASGI's `send` costs a coroutine and often a wake-up for each chunk; at fifty thousand events a second that is the
+whole budget. `DirectProtocol` offers the response side of a request as plain method calls, in
+`scope["extensions"]["gateway.direct"]`: whoever has bytes for the caller writes them at once, from wherever it is.
+
+Rules:
+- It is an extension. An application that does not look for it gets uvicorn's behaviour, and one that uses it must
+  work on a server without it. A request uses either `send` or the direct methods, never both.
+- The caller's side is heard through a `Listener`: it pauses when the socket's buffer is full, resumes when it has
+  drained, and is told once when the caller is gone.
+- Header values come from our own HTTP parser or from this program, so they hold no line ends; `start` does not
+  check them again.
+
+Idle keep-alive connections are closed by one sweep a second (`sweep_idle`) instead of a timer for each response.
+"""
+
+import asyncio
+import urllib.parse
+from typing import Any, Protocol
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+EXTENSION = "gateway.direct"
+
+#: A request's line and headers; more is answered with 431.
+HEAD_BYTES_MAX = 64 * 1024
+
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Listener(Protocol):
+    """Hears what happens on the caller's side while a direct response is under way."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def gone(self) -> None: ...
+
+
+class DirectCycle(RequestResponseCycle):
+    """One request and its response, with the direct methods beside uvicorn's own."""
+
+    listener: Listener | None = None
+
+    def take_body(self) -> bytes | None:
+        """The whole request body if it is here already, else None: then use `receive`."""
+        if self.more_body or self.waiting_for_100_continue or self.disconnected:
+            return None
+        body = bytes(self.body)
+        self.body = bytearray()
+        return body
+
+    def listen(self, listener: Listener | None) -> None:
+        """Tell `listener` what happens from now on; what already happened is told at once."""
+        self.listener = listener
+        if listener is not None:
+            if self.disconnected:
+                listener.gone()
+            elif self.flow.write_paused:
+                listener.pause()
+
+    def start(self, status: int, headers: list[tuple[bytes, bytes]], *, chunked: bool) -> None:
+        """Write the response head.
+
+        `headers` hold `content-length` unless `chunked`; `transfer-encoding`, `connection` and (where absent) `date`
+        are added here. An HTTP/1.0 caller gets no chunks but the end of the connection.
+        """
+        if self.response_started:
+            raise RuntimeError("response already started")
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        if self.disconnected:
+            return
+        lines = [STATUS_LINE[status]]
+        dated = False
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+            if name == b"date":
+                dated = True
+        if not dated:
+            for name, value in self.default_headers:
+                lines += (name, b": ", value, b"\r\n")
+        if chunked and self.scope["http_version"] == "1.0":
+            chunked = self.keep_alive = False
+        self.chunked_encoding = chunked
+        if chunked and self.scope["method"] != "HEAD":
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        self.transport.write(b"".join(lines))
+
+    def write(self, data: bytes) -> None:
+        """Write body bytes; nothing happens once the caller is gone, or for HEAD."""
+        if self.disconnected or self.scope["method"] == "HEAD":
+            return
+        if self.chunked_encoding:
+            # One buffer and so one frame: the head of a chunk never travels alone.
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self.transport.write(data)
+
+    def end(self) -> None:
+        """The response is whole."""
+        if self.response_complete:
+            return
+        self.response_complete = True
+        self.listener = None
+        if not self.disconnected:
+            if self.chunked_encoding and self.scope["method"] != "HEAD":
+                self.transport.write(_LAST_CHUNK)
+            if not self.keep_alive:
+                self.transport.close()
+        self.message_event.set()
+        self.on_response()
+
+    def abort(self) -> None:
+        """Cut the connection, so that a response that is not whole can't be taken for one that is."""
+        self.response_complete = True
+        self.listener = None
+        self.keep_alive = False
+        if not self.disconnected:
+            self.transport.abort()
+        self.message_event.set()
+        self.on_response()
+
+
+class DirectProtocol(HttpToolsProtocol):
+    """uvicorn's httptools protocol, making `DirectCycle`s."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],  # Any: ASGI's lifespan state
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        #: Loop time since when no request is under way; 0 while one is.
+        self.idle_since_s = 0.0
+        self._in_head = False
+        self._head_bytes = 0
+        #: The request being answered; with pipelining not the newest one.
+        self._answering: DirectCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
+        super().connection_made(transport)
+        self.idle_since_s = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        cycles = [cycle for cycle, _ in self.pipeline]
+        if self.cycle is not None:
+            cycles.append(self.cycle)
+        for cycle in cycles:
+            cycle.disconnected = True
+            if isinstance(cycle, DirectCycle) and cycle.listener is not None:
+                listener, cycle.listener = cycle.listener, None
+                listener.gone()
+
+    def data_received(self, data: bytes) -> None:
+        # Bytes of a read that hold a whole head and more are counted too; `on_headers_complete` looks closer then.
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head:
+            self._head_bytes = 0
+        elif self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(431, "The request's headers are larger than this gateway accepts.")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "The request is not valid HTTP/1.1.")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer a request that never became one, and close."""
+        if self.transport.is_closing():
+            return
+        body = (
+            b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}' % message.encode()
+        )
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._head_bytes > HEAD_BYTES_MAX:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > HEAD_BYTES_MAX:
+                self._refuse(431, "The request's headers are larger than this gateway accepts.")
+        if self.transport.is_closing():
+            return
+        parser = self.parser
+        http_version = parser.get_http_version()
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # a TypedDict that gets filled in
+        scope["method"] = parser.get_method().decode("ascii")
+        if http_version != "1.1":
+            scope["http_version"] = http_version
+        if parser.should_upgrade() and self._should_upgrade():
+            return
+        url = httptools.parse_url(self.url)
+        raw_path = url.path or b"/"
+        path = raw_path.decode("ascii", "surrogateescape")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = url.query or b""
+
+        previous = self.cycle
+        cycle = DirectCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=http_version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        scope["extensions"] = {EXTENSION: cycle}
+        self.cycle = cycle
+        self.idle_since_s = 0.0
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.idle_since_s = self.loop.time()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if (cycle := self._answering) is not None and cycle.listener is not None:
+            cycle.listener.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if (cycle := self._answering) is not None and cycle.listener is not None:
+            cycle.listener.resume()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # Any: uvicorn's own ASGI type
+        self._answering = cycle if isinstance(cycle, DirectCycle) else None
+        super()._start_asgi_task(cycle, app)
+
+
+def sweep_idle(state: ServerState, *, now_s: float, keep_alive_s: float) -> None:
+    """Close the connections on which no request has been under way for `keep_alive_s`. Call it once a second."""
+    for connection in list(state.connections):
+        if isinstance(connection, DirectProtocol):
+            since_s = connection.idle_since_s
+            if since_s and now_s - since_s > keep_alive_s:
+                connection.transport.close()

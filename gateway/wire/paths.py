@@ -1,0 +1,66 @@
+"""From a request's raw path to what it asks for.
+
+Clients reach the same endpoint in several spellings: with an optional prefix, a doubled or a trailing slash, and (the
+Azure SDKs) with the deployment in the path. One function undoes them. The path stays percent-encoded: SDKs encode a
+slash inside a model's name as `%2F`, and only the raw path can tell the two apart.
+"""
+
+import re
+import urllib.parse
+from typing import NamedTuple
+
+from gateway.wire.dialects import Dialect
+
+_PREFIXES = (b"/v1", b"/openai/v1", b"/api/v1")
+_SLASHES = re.compile(rb"//+")
+_DEPLOYMENT = re.compile(rb"/openai/deployments/([^/]+)(/.+)")
+
+_DIALECTS = {
+    b"/chat/completions": Dialect.OPENAI_CHAT,
+    b"/completions": Dialect.OPENAI_COMPLETIONS,
+    b"/responses": Dialect.OPENAI_RESPONSES,
+    b"/embeddings": Dialect.OPENAI_EMBEDDINGS,
+}
+#: What a provider keeps for its own administrators; the operator's credential must not open it to callers.
+_CLOSED = (b"/organization", b"/dashboard", b"/admin")
+
+_OTHER_LABEL = "/v1/*"
+
+
+class Target(NamedTuple):
+    """What a path asks for: `path` is what follows `/v1`, `label` a name from a closed list for metrics and logs."""
+
+    dialect: Dialect
+    path: bytes
+    label: str
+    #: The model, where the path names it (Azure deployments).
+    model: str | None = None
+
+
+def resolve(raw_path: bytes) -> Target | None:
+    """The target of a `/v1` path in any of its spellings, or None if it is not one or leads out of it."""
+    path = _SLASHES.sub(b"/", raw_path)
+    if len(path) > 1 and path.endswith(b"/"):
+        path = path[:-1]
+    model = None
+    if match := _DEPLOYMENT.fullmatch(path):
+        model = urllib.parse.unquote(match[1].decode("latin-1"))
+        path = match[2]
+    else:
+        for prefix in _PREFIXES:
+            if path.startswith(prefix + b"/"):
+                path = path[len(prefix) :]
+                break
+        else:
+            return None
+    if path.startswith(b"/v1/"):
+        path = path[3:]  # users put /v1 into a base URL that has it already
+    decoded = urllib.parse.unquote_to_bytes(path)
+    if b".." in decoded.split(b"/") or b"\\" in decoded or any(byte < 0x21 for byte in path):
+        return None
+    if path.startswith(_CLOSED):
+        return None
+    dialect = _DIALECTS.get(path)
+    if dialect is None:
+        return Target(Dialect.OPENAI_OTHER, path, _OTHER_LABEL, model)
+    return Target(dialect, path, "/v1" + path.decode("ascii"), model)
