@@ -1,0 +1,37 @@
+"""Fixtures that any test may ask for. The stores are real; they start with the first test that needs one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stores import TestStores
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[TestStores]:
+    """PostgreSQL and Valkey of this test process."""
+    servers = TestStores()
+    try:
+        yield servers
+    finally:
+        servers.close()
+
+
+@pytest.fixture
+def database(stores: TestStores) -> Iterator[str]:
+    """The DSN of a freshly migrated database that only this test sees."""
+    with stores.database() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def empty_database(stores: TestStores) -> Iterator[str]:
+    """The DSN of a database with nothing in it."""
+    with stores.database(migrated=False) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def redis_url(stores: TestStores) -> str:
+    """The URL of a Valkey with nothing in it. One test has it at a time."""
+    return stores.flush()
