@@ -93,6 +93,11 @@ class UnknownModel(CallerError):
     status = 404
     code = "model_not_found"
 
+    def __init__(self, model: str) -> None:
+        # Said back to its author, but short and without control characters.
+        shown = "".join(character if character.isprintable() else "?" for character in model[:128])
+        super().__init__(f"The model `{shown}` does not exist or you do not have access to it.", param="model")
+
 
 class UnknownRoute(CallerError):
     """There is nothing at this path."""

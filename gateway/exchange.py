@@ -6,7 +6,7 @@ stages in the order of `pipeline.py`; each field says which.
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -100,9 +100,14 @@ class Exchange:
     streaming: bool = False
     #: The watcher of a successful answer.
     tap: "Tap | None" = None
+    #: Loop time at which the first byte of a successful answer went out.
     first_byte_s: float | None = None
+    #: Seconds spent waiting for providers, all attempts together.
+    upstream_s: float | None = None
     bytes_out: int = 0
     # rescue
     error: "GatewayError | None" = None
+    #: Who cut an answer that had begun.
+    aborted_by: Literal["", "caller", "provider", "gateway"] = ""
     # anything a plugin wants in the usage record
     tags: dict[str, str] = field(default_factory=dict)

@@ -65,6 +65,10 @@ class OfferTable:
             self._remembered[model] = found
         return found
 
+    def is_listed(self, model: str) -> bool:
+        """Whether the configuration names this model, so that it may be a label; callers choose other names."""
+        return model in self._exact
+
     def names(self) -> list[tuple[str, str]]:
         """(model, provider that is first to serve it) for every model that is listed by name, sorted."""
         named = {name: offers[0].provider for name, offers in self._exact.items()}

@@ -1,0 +1,35 @@
+"""What the stages work with: made once for each worker by `app.py`, passed in, never imported as a global."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from gateway.exchange import Exchange
+from gateway.infra.clock import Clock
+from gateway.infra.logs import AccessLog
+from gateway.infra.tasks import TaskGroup
+from gateway.kernel.keys import KeyRing
+from gateway.kernel.offers import OfferTable
+from gateway.registry import Provider
+from gateway.settings import Settings
+from gateway.telemetry import Telemetry
+from gateway.upstream.client import UpstreamClient
+
+#: A stage with everything behind it.
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Deps:
+    """The parts of one worker. `offers` and `providers` are swapped whole when the configuration changes."""
+
+    settings: Settings
+    clock: Clock
+    keys: KeyRing
+    offers: OfferTable
+    providers: Mapping[str, Provider]
+    client: UpstreamClient
+    telemetry: Telemetry
+    access_log: AccessLog
+    tasks: TaskGroup
+    #: Makes a request id.
+    new_id: Callable[[], str]

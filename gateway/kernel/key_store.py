@@ -1,0 +1,130 @@
+"""Keys in PostgreSQL: making, listing, revoking, and finding the one a worker asks about.
+
+The pepper that the stored digests depend on comes from the configuration, or in development from a file made on first
+use in the data directory. Losing it makes every key unusable; it can't be read back from the database.
+"""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final, Protocol
+
+import asyncpg
+import msgspec
+
+from gateway.errors import CallerError, ConfigError
+from gateway.infra.postgres import Database, load_queries
+from gateway.kernel.keys import CHANNEL, KeyRecord, KeySummary, NewKey, mint
+from gateway.settings import Settings
+
+PEPPER_FILE: Final = "pepper"
+PEPPER_BYTES_MIN: Final = 16
+DEVELOPMENT_ACCOUNT: Final = "development"
+DEVELOPMENT_KEY: Final = "development"
+
+_queries: Final = load_queries(Path(__file__).with_name("keys.sql"))
+
+
+class NameTaken(CallerError):
+    """A living key of this account has that name already."""
+
+    error_type = "caller_conflict"
+    status = 409
+    code = "name_taken"
+
+
+class Publisher(Protocol):
+    """Tells every worker; a Redis client."""
+
+    async def publish(self, channel: bytes, message: bytes) -> object: ...
+
+
+def load_pepper(settings: Settings) -> bytes:
+    """The pepper of the configuration, or the one in the data directory, made there if there is none.
+
+    Raises:
+        ConfigError: it is too short, or there is none and this is not a development set-up.
+    """
+    if settings.auth.pepper is not None:
+        pepper = settings.auth.pepper.reveal().encode()
+        if len(pepper) < PEPPER_BYTES_MIN:
+            raise ConfigError(
+                f"auth.pepper is shorter than {PEPPER_BYTES_MIN} bytes; make one with `openssl rand -hex 32`"
+            )
+        return pepper
+    if not settings.server.development:
+        raise ConfigError('auth.pepper is not set; make one with `openssl rand -hex 32` and give it as "env:NAME"')
+    path = Path(settings.server.data_dir) / PEPPER_FILE
+    if not path.exists():
+        _make_pepper(path)
+    return path.read_bytes().strip()
+
+
+def _make_pepper(path: Path) -> None:
+    """Written beside and linked, so that of two first starts one wins and neither reads half of it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f"{PEPPER_FILE}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(fresh)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+async def find_key(database: Database, key_id: str) -> KeyRecord | None:
+    """What is known of a public id; None if nothing.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    row = await database.fetch_row(_queries["find_key"], key_id)
+    return None if row is None else msgspec.convert(dict(row), KeyRecord)
+
+
+async def create_key(
+    database: Database, *, name: str, pepper: bytes, environment: str = "live", account_id: int | None = None
+) -> NewKey:
+    """Make a key. Without an account it is the first one's, which is made if there is none.
+
+    Raises:
+        NameTaken: the account has a living key of that name.
+        StoreUnavailable: the database does not answer.
+    """
+    key = mint(environment, pepper=pepper)
+    async with database.transaction() as session:
+        if account_id is None:
+            account_id = await session.fetch_value(_queries["first_account"])
+        if account_id is None:
+            account_id = await session.fetch_value(_queries["create_account"], DEVELOPMENT_ACCOUNT)
+        try:
+            await session.execute(
+                _queries["create_key"], key.id, account_id, name, environment, key.digest, key.last_four
+            )
+        except asyncpg.UniqueViolationError as error:
+            raise NameTaken(f"There is a key named {name!r} already; revoke it or choose another name.") from error
+    return key
+
+
+async def list_keys(database: Database) -> list[KeySummary]:
+    """Every key, newest first."""
+    rows = await database.fetch(_queries["list_keys"])
+    return [msgspec.convert(dict(row), KeySummary) for row in rows]
+
+
+async def revoke_key(database: Database, publisher: Publisher, *, id_or_name: str) -> list[str]:
+    """Revoke by public id or by name, and tell every worker. The ids that were revoked; none if there was none."""
+    rows = await database.fetch(_queries["revoke_key"], id_or_name)
+    revoked: list[str] = [row["id"] for row in rows]
+    for key_id in revoked:
+        await publisher.publish(CHANNEL, key_id.encode())
+    return revoked
+
+
+async def ensure_development_key(database: Database, *, pepper: bytes) -> NewKey | None:
+    """On a database that never had a key: an account with one, else None."""
+    if await database.fetch_value(_queries["any_key"]):
+        return None
+    return await create_key(database, name=DEVELOPMENT_KEY, pepper=pepper)

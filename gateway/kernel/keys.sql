@@ -1,0 +1,33 @@
+-- Statements about accounts and keys.
+
+-- find_key: what a worker's KeyRing needs to verify a key, by public id
+select k.id, k.account_id, k.environment, k.digest,
+       k.revoked_at is not null as revoked,
+       extract(epoch from k.expires_at)::float8 as expires_at_s,
+       a.status as account_status
+from keys k
+join accounts a on a.id = k.account_id
+where k.id = $1;
+
+-- create_account: a new account, by `gateway keys create` and the first start
+insert into accounts (name) values ($1) returning id;
+
+-- first_account: the oldest account, the one a single-tenant gateway uses
+select id from accounts order by id limit 1;
+
+-- create_key: a new key; refused by keys_account_id_name_living when a living key has the name
+insert into keys (id, account_id, name, environment, digest, last_four)
+values ($1, $2, $3, $4, $5, $6);
+
+-- list_keys: every key, newest first, for `gateway keys list`
+select id, account_id, name, environment, last_four, created_at, revoked_at, expires_at
+from keys
+order by created_at desc, id;
+
+-- revoke_key: by public id, or by name where a living key has it; the ids revoked
+update keys set revoked_at = now()
+where revoked_at is null and (id = $1 or name = $1)
+returning id;
+
+-- any_key: whether a key was ever made, so that the first start is known as such
+select exists (select from keys);

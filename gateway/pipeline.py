@@ -1,0 +1,52 @@
+"""The life of a request: every stage, in the one order there is. Start reading here.
+
+Money and safety depend on the order, so it is fixed; plugins get hooks at named points, not places in the list. Each
+stage is a file in `gateway/stages/`. It costs one frame for each request and none for each chunk: the body bytes go
+from the provider's socket to the caller's inside `relay`, and the stages above it only await the end.
+"""
+
+from collections.abc import Awaitable
+from functools import partial, reduce
+from typing import Protocol
+
+from gateway.deps import Deps, Handler
+from gateway.exchange import Exchange
+from gateway.stages.admit import admit
+from gateway.stages.authenticate import authenticate
+from gateway.stages.list_models import list_models
+from gateway.stages.observe import observe
+from gateway.stages.receive import receive
+from gateway.stages.relay import relay
+from gateway.stages.rescue import rescue
+from gateway.stages.reserve import reserve
+from gateway.stages.route import route
+
+
+class Stage(Protocol):
+    """One phase. It awaits `call_next(x)` once, or answers, or raises a GatewayError."""
+
+    def __call__(self, x: Exchange, *, deps: Deps, call_next: Handler) -> Awaitable[None]: ...
+
+
+INFERENCE: tuple[Stage, ...] = (
+    observe,  # outermost: its finally sees every outcome, what rescue did included
+    rescue,  # above all that may raise, below observe so that the record has the final status
+    authenticate,  # before the body: strangers may not make us read it                      401 503
+    receive,  # before the limits: they may be per model                                     400 408 413 415
+    admit,  # before money: refusing must cost no ledger write                               429
+    reserve,  # before routing: the hold covers the dearest candidate                        402
+    route,  # may run what follows more than once, while nothing was sent                    404 503
+    relay,  # last: the provider's bytes go to the caller's socket                           502 504
+)
+
+#: `GET /v1/models`: answered from memory, under the same key check.
+MODELS: tuple[Stage, ...] = (observe, rescue, authenticate, list_models)
+
+
+def build(stages: tuple[Stage, ...], deps: Deps) -> Handler:
+    """Fold the stages into one handler."""
+    return reduce(lambda behind, stage: partial(stage, deps=deps, call_next=behind), reversed(stages), _end)
+
+
+async def _end(x: Exchange) -> None:
+    raise AssertionError("the last stage answers; nothing comes after it")

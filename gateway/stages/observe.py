@@ -1,0 +1,69 @@
+"""What happened: a request id at the start; one metrics update and one access line at the end, whatever it was."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+from gateway.deps import Deps, Handler
+from gateway.exchange import Exchange
+from gateway.telemetry import Record
+from gateway.wire.dialects import Dialect
+
+#: OpenTelemetry's `gen_ai.operation.name` of each dialect.
+OPERATIONS: Final = {
+    Dialect.OPENAI_CHAT: "chat",
+    Dialect.OPENAI_COMPLETIONS: "text_completion",
+    Dialect.OPENAI_RESPONSES: "chat",
+    Dialect.OPENAI_EMBEDDINGS: "embeddings",
+    Dialect.ANTHROPIC_MESSAGES: "chat",
+    Dialect.GEMINI_GENERATE: "generate_content",
+}
+#: A caller chooses the name; a log line has to stay readable.
+_MODEL_LENGTH_MAX: Final = 128
+
+
+async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
+    """Set `x.id`, `x.started_s` and the headers every answer carries."""
+    clock = asyncio.get_running_loop().time
+    x.started_s = clock()
+    x.id = deps.new_id()
+    x.reply_headers.append((b"x-gateway-request-id", x.id.encode("ascii")))
+    deps.telemetry.in_flight[0] += 1
+    try:
+        await call_next(x)
+    finally:
+        deps.telemetry.in_flight[0] -= 1
+        record = _record(x, deps, duration_s=clock() - x.started_s)
+        deps.telemetry.record(record)
+        deps.access_log.write(record)
+
+
+def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:
+    call, offer, principal, error = x.call, x.offer, x.principal, x.error
+    usage = x.tap.usage() if x.tap is not None else None
+    client = x.scope.get("client")
+    return Record(
+        time=datetime.fromtimestamp(deps.clock.now(), UTC).isoformat(timespec="milliseconds"),
+        id=x.id,
+        method=x.scope["method"],
+        route=x.target.label,
+        status=x.status,
+        error_type="" if error is None else error.error_type,
+        operation=OPERATIONS.get(x.target.dialect, "other"),
+        provider="" if offer is None else offer.provider,
+        model="" if offer is None else offer.model[:_MODEL_LENGTH_MAX],
+        attempts=len(x.attempts),
+        key="" if principal is None else principal.key_id,
+        account=0 if principal is None else principal.account_id,
+        stream=x.streaming,
+        duration_s=round(duration_s, 6),
+        first_byte_s=None if x.first_byte_s is None else round(x.first_byte_s - x.started_s, 6),
+        upstream_s=x.upstream_s,
+        bytes_in=0 if call is None else len(call.body),
+        bytes_out=x.bytes_out,
+        input_tokens=0 if usage is None else usage.input_tokens,
+        output_tokens=0 if usage is None else usage.output_tokens,
+        usage_source="none" if usage is None else usage.source,
+        aborted_by=x.aborted_by,
+        client=client[0] if client else "",
+    )

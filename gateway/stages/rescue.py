@@ -1,0 +1,98 @@
+"""The one place where an error becomes bytes, in the caller's dialect.
+
+Before the response has begun: the status and the dialect's error object. After it has begun: a stream is ended with
+the dialect's own error event, so that no client takes a cut answer for a whole one; anything else is cut off, which
+clients see as a broken transfer. A caller who is gone is told nothing.
+"""
+
+import asyncio
+import logging
+import math
+
+from gateway.deps import Deps, Handler
+from gateway.errors import CallerGone, GatewayError, MethodNotAllowed
+from gateway.exchange import Exchange, Headers
+from gateway.wire.dialects import error_body, error_event
+
+log = logging.getLogger(__name__)
+
+
+async def rescue(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
+    """Let nothing but cancellation past."""
+    try:
+        await call_next(x)
+    except GatewayError as error:
+        x.error = error
+        if error.detail is not None:
+            log.info("request %s: %s: %s", x.id, error.error_type, error.detail)
+    except asyncio.CancelledError:
+        x.error = CallerGone()
+        if x.downstream is not None:
+            x.downstream.abort()
+        raise
+    except Exception:  # the border: whatever went wrong in here, the caller gets an answer and the log the reason
+        log.exception("request %s failed", x.id)
+        x.error = GatewayError()
+    if x.error is None:
+        return
+    if isinstance(x.error, CallerGone):
+        x.aborted_by = "caller" if x.committed else ""
+        x.status = x.error.status
+    elif x.committed:
+        x.aborted_by = "provider" if x.error.source == "provider" else "gateway"
+        await _break_off(x, x.error)
+    else:
+        await answer_error(x, x.error)
+
+
+async def answer_error(x: Exchange, error: GatewayError) -> None:
+    """Answer with an error nothing else was answered before."""
+    body = error_body(
+        x.target.dialect,
+        status=error.status,
+        type=error.type,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        request_id=x.id,
+    )
+    headers: Headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", x.id.encode()),
+        *x.reply_headers,
+    ]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
+        headers.append((b"retry-after-ms", str(math.ceil(error.retry_after_s * 1000)).encode()))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
+    x.committed = True
+    x.status = error.status
+    x.bytes_out += len(body)
+    await x.send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await x.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _break_off(x: Exchange, error: GatewayError) -> None:
+    downstream = x.downstream
+    assert downstream is not None
+    if not x.streaming:
+        downstream.abort()
+    else:
+        if x.tap is not None and x.tap.mid_event:
+            downstream.write(b"\n\n")
+        downstream.write(
+            error_event(
+                x.target.dialect,
+                status=error.status,
+                type=error.type,
+                code=error.code,
+                message=error.message,
+                request_id=x.id,
+            )
+        )
+        downstream.end()
+    await downstream.flushed()
