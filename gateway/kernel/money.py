@@ -1,0 +1,215 @@
+"""What a call costs: integer arithmetic from usage and price to nano-dollars, and nothing else.
+
+Rules:
+- Money is `Nanos`, a whole number of 1e-9 USD. A price is nanos for a million tokens, or for one image, second,
+  character, search or request. No floats: the only float that comes in (`Usage.seconds`) is taken as the exact
+  fraction that it is.
+- A cost is computed exactly and rounded once, up, at the end: no traffic is too small to be charged.
+- What stands in Redis is a Lua number, exact to 2^53: `MAX_NANOS` bounds every amount, 9.0 million dollars.
+- Nothing here may fail because a provider reports nonsense: negative counts are zero, parts that exceed their total
+  leave no plain remainder, and never a negative one.
+
+Which price holds (at what date, for which provider) is decided by whoever hands it in.
+"""
+
+import re
+from decimal import Decimal
+from typing import TypeAlias
+
+import msgspec
+
+from gateway.wire.usage import Usage
+
+#: A whole number of nano-dollars.
+Nanos: TypeAlias = int
+
+NANOS_PER_USD = 1_000_000_000
+#: The largest amount that Redis' scripts can hold exactly.
+MAX_NANOS: Nanos = 2**53 - 1
+
+_TOKENS_PER_PRICE = 1_000_000
+_PERMILLE = 1000
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,24}(?:\.[0-9]{0,24})?(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """Another price for the whole request once its input is larger than `above_tokens`."""
+
+    above_tokens: int
+    price: "Price"
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider asks for a model. `*_mtok_nanos` are for a million tokens, the others for one unit.
+
+    A part without a price of its own (None) costs what its plain kind costs. `tiers` are ordered by `above_tokens`,
+    and the last one that the input exceeds replaces the prices; its own `tiers`, `markup_permille`, `service_permille`
+    and `provider_cost` are not looked at, those of the outer price hold.
+    """
+
+    input_mtok_nanos: Nanos = 0
+    output_mtok_nanos: Nanos = 0
+    input_cached_mtok_nanos: Nanos | None = None
+    input_cache_write_mtok_nanos: Nanos | None = None
+    #: None falls back to the price of the shorter cache write, then to the plain one.
+    input_cache_write_1h_mtok_nanos: Nanos | None = None
+    input_audio_mtok_nanos: Nanos | None = None
+    input_image_mtok_nanos: Nanos | None = None
+    output_reasoning_mtok_nanos: Nanos | None = None
+    output_audio_mtok_nanos: Nanos | None = None
+    output_image_mtok_nanos: Nanos | None = None
+    image_nanos: Nanos = 0
+    second_nanos: Nanos = 0
+    character_nanos: Nanos = 0
+    search_nanos: Nanos = 0
+    request_nanos: Nanos = 0
+    tiers: tuple[Tier, ...] = ()
+    #: Times a thousand: 1150 is 15 % on top.
+    markup_permille: int = _PERMILLE
+    #: By the service tier that the provider reports ("flex": 500, "priority": 2000); any other is 1000.
+    service_permille: dict[str, int] = {}
+    #: True where the provider's own figure for what it charged is trusted and beats this table.
+    provider_cost: bool = False
+
+
+def cost_nanos(usage: Usage, price: Price) -> Nanos:
+    """What `usage` costs at `price`: never negative, exact, rounded up once."""
+    if price.provider_cost and usage.provider_cost_nanos is not None:
+        return -(-max(0, usage.provider_cost_nanos) * price.markup_permille // _PERMILLE)
+    rates = _rates(price, usage.input_tokens)
+    per_million = _token_cost(usage, rates)
+    units = rates.request_nanos
+    if usage.images > 0:
+        units += usage.images * rates.image_nanos
+    if usage.characters > 0:
+        units += usage.characters * rates.character_nanos
+    if usage.searches > 0:
+        units += usage.searches * rates.search_nanos
+    per_million += units * _TOKENS_PER_PRICE
+    divisor = _TOKENS_PER_PRICE * _PERMILLE
+    if usage.seconds > 0 and rates.second_nanos:
+        # A float is a fraction with a power of two below the line: put everything over that line.
+        numerator, denominator = usage.seconds.as_integer_ratio()
+        per_million = per_million * denominator + numerator * rates.second_nanos * _TOKENS_PER_PRICE
+        divisor *= denominator
+    permille = price.markup_permille
+    if price.service_permille and usage.service_tier is not None:
+        permille *= price.service_permille.get(usage.service_tier, _PERMILLE)
+        divisor *= _PERMILLE
+    return -(-per_million * permille // divisor)
+
+
+def hold_nanos(
+    input_tokens: int,
+    output_tokens: int,
+    price: Price,
+    *,
+    images: int = 0,
+    seconds: int = 0,
+    characters: int = 0,
+) -> Nanos:
+    """The most that a call of at most these sizes can cost: every token as its dearest kind, in the dearest tier
+    that the input can reach, at the dearest service tier. Searches can't be foreseen and are not in it."""
+    worst = 0
+    for rates in (price, *(tier.price for tier in price.tiers if input_tokens > tier.above_tokens)):
+        per_million = max(0, input_tokens) * _dearest_input(rates) + max(0, output_tokens) * _dearest_output(rates)
+        units = rates.request_nanos + max(0, images) * rates.image_nanos
+        units += max(0, seconds) * rates.second_nanos + max(0, characters) * rates.character_nanos
+        worst = max(worst, per_million + units * _TOKENS_PER_PRICE)
+    permille, divisor = price.markup_permille, _TOKENS_PER_PRICE * _PERMILLE
+    if price.service_permille:
+        permille *= max(_PERMILLE, *price.service_permille.values())
+        divisor *= _PERMILLE
+    return -(-worst * permille // divisor)
+
+
+def parse_usd(text: str) -> Nanos:
+    """Nanos of a decimal number of dollars ("12.34", "-0.000000001", "1.5e-07").
+
+    Raises:
+        ValueError: not a number, finer than a nano-dollar, or larger than `MAX_NANOS`.
+    """
+    if _DECIMAL.fullmatch(text) is None:
+        raise ValueError(f"not an amount in dollars: {text[:60]!r}")
+    numerator, denominator = Decimal(text).as_integer_ratio()
+    nanos, rest = divmod(numerator * NANOS_PER_USD, denominator)
+    if rest:
+        raise ValueError(f"finer than a nano-dollar: {text}")
+    if abs(nanos) > MAX_NANOS:
+        raise ValueError(f"larger than any amount this gateway can hold: {text}")
+    return nanos
+
+
+def format_usd(nanos: Nanos) -> str:
+    """Dollars as a plain decimal, exact, with at least two places: "12.34", "0.00", "-0.000000001"."""
+    whole, fraction = divmod(abs(nanos), NANOS_PER_USD)
+    places = f"{fraction:09d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if nanos < 0 else ''}{whole}.{places}"
+
+
+def _rates(price: Price, input_tokens: int) -> Price:
+    rates = price
+    for tier in price.tiers:
+        if input_tokens > tier.above_tokens:
+            rates = tier.price
+    return rates
+
+
+def _token_cost(usage: Usage, rates: Price) -> int:
+    """Nanos times a million. A part with a price of its own leaves the plain count; one without stays in it."""
+    plain = usage.input_tokens
+    total = 0
+    if (count := usage.input_cached_tokens) > 0 and (rate := rates.input_cached_mtok_nanos) is not None:
+        total += count * rate
+        plain -= count
+    if (count := usage.input_cache_write_tokens) > 0 and (rate := rates.input_cache_write_mtok_nanos) is not None:
+        total += count * rate
+        plain -= count
+    if (count := usage.input_cache_write_1h_tokens) > 0:
+        rate = rates.input_cache_write_1h_mtok_nanos
+        if rate is None:
+            rate = rates.input_cache_write_mtok_nanos
+        if rate is not None:
+            total += count * rate
+            plain -= count
+    if (count := usage.input_audio_tokens) > 0 and (rate := rates.input_audio_mtok_nanos) is not None:
+        total += count * rate
+        plain -= count
+    if (count := usage.input_image_tokens) > 0 and (rate := rates.input_image_mtok_nanos) is not None:
+        total += count * rate
+        plain -= count
+    if plain > 0:
+        total += plain * rates.input_mtok_nanos
+    plain = usage.output_tokens
+    if (count := usage.output_reasoning_tokens) > 0 and (rate := rates.output_reasoning_mtok_nanos) is not None:
+        total += count * rate
+        plain -= count
+    if (count := usage.output_audio_tokens) > 0 and (rate := rates.output_audio_mtok_nanos) is not None:
+        total += count * rate
+        plain -= count
+    if (count := usage.output_image_tokens) > 0 and (rate := rates.output_image_mtok_nanos) is not None:
+        total += count * rate
+        plain -= count
+    if plain > 0:
+        total += plain * rates.output_mtok_nanos
+    return total
+
+
+def _dearest_input(rates: Price) -> Nanos:
+    return max(
+        rates.input_mtok_nanos,
+        rates.input_cached_mtok_nanos or 0,
+        rates.input_cache_write_mtok_nanos or 0,
+        rates.input_cache_write_1h_mtok_nanos or 0,
+        rates.input_audio_mtok_nanos or 0,
+        rates.input_image_mtok_nanos or 0,
+    )
+
+
+def _dearest_output(rates: Price) -> Nanos:
+    return max(
+        rates.output_mtok_nanos,
+        rates.output_reasoning_mtok_nanos or 0,
+        rates.output_audio_mtok_nanos or 0,
+        rates.output_image_mtok_nanos or 0,
+    )
