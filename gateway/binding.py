@@ -51,6 +51,9 @@ class Given(msgspec.Struct, frozen=True):
     origin: Origin
     text: bool = False
 
+    def __repr__(self) -> str:
+        return f"<Given by {self.origin}>"  # any value may be a secret
+
 
 class Table:
     """Keys with values or tables under them. `origin` is where the table itself was first named, if anywhere."""
@@ -178,7 +181,8 @@ class Binder:
             expected = describe(wanted)
             kind = _kind(value)
             # A value of the right kind is out of bounds; saying what it is would only puzzle.
-            plain = text or where or kind.removeprefix("a ").removeprefix("whole ") in expected
+            numbers = kind.endswith("number") and "number" in expected
+            plain = text or where or numbers or expected.startswith(kind)
             return self._wrong(path, f"{where}expected {expected}{'' if plain else f', got {kind}'}", given)
 
     def _opaque(self, node: Table | Given, path: KeyPath) -> object:

@@ -60,8 +60,8 @@ class Loaded:
     warnings: tuple[str, ...] = ()
     #: What `load` was called with, so that `reload` can do it again.
     path: str | None = None
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    known: Mapping[str, KnownProvider] = field(default_factory=dict)
+    overrides: Mapping[str, object] = field(default_factory=dict, repr=False)
+    known: Mapping[str, KnownProvider] = field(default_factory=dict, repr=False)
     positions: Mapping[KeyPath, tuple[str, Position]] = field(default_factory=dict, repr=False)
 
     def locate(self, key: str) -> tuple[str, int] | None:
@@ -75,10 +75,20 @@ class Loaded:
         return None
 
     def explain(self, error: ConfigError) -> str:
-        """The message of an error that names its key in `param`, with file and line in front."""
-        place = self.locate(error.param) if error.param else None
-        key = f"{error.param}: " if error.param and error.param not in error.message else ""
-        return f"{place[0]}:{place[1]}: {key}{error.message}" if place else f"{key}{error.message}"
+        """The message of an error about a setting that only an adapter can judge, with file and line in front.
+
+        Such a message begins with the provider's key (`providers.local: ...`) and has the name of the key that is
+        wrong in quotes.
+        """
+        table, _, rest = error.message.partition(": ")
+        parts = split_key(table)
+        if parts[0] not in Settings.__struct_fields__:
+            return error.message
+        for name in re.findall(r'["`]([^"`]+)["`]', rest):
+            if found := self.positions.get((*parts, *split_key(name))):
+                return f"{found[0]}:{found[1].line}: {error.message}"
+        place = self.locate(table)
+        return f"{place[0]}:{place[1]}: {error.message}" if place else error.message
 
     def reload(self) -> "Loaded":
         """The same look-up again: what the files and the environment say now."""
@@ -224,25 +234,37 @@ class _Source:
             self.table.put(path, Given(value, Origin("argument", flag), text=isinstance(value, str)))
 
     def known_providers(self, known: Mapping[str, KnownProvider]) -> None:
-        """Fill in what adapters know of a provider by its name, and add those whose usual variable is set."""
+        """Fill in what adapters know of a provider by its name (or the `row` it names), and add those whose usual
+        variable is set.
+        """
         switch = self.table.get("providers_from_environment")
         wanted = not isinstance(switch, Given) or str(switch.value).lower() not in ("false", "0")
-        for name, row in known.items():
-            key = self._environ.get(row.variable)
-            named = self.table.get("providers", name)
-            if isinstance(named, Given) or (named is None and not (key and wanted)):
-                continue
-            origin = Origin("environment", row.variable)
-            if named is None:
-                self.notes.append(f"provider {name} is enabled by {row.variable}")
-            elif key and self.table.get("providers", name, "api_key") is None:
-                self.notes.append(f"provider {name} takes its key from {row.variable}")
-            self._default(("providers", name, "adapter"), row.adapter, origin)
-            if key:
-                self._default(("providers", name, "api_key"), key, origin)
-            adapter = self.table.get("providers", name, "adapter")
-            if row.base_url and isinstance(adapter, Given) and adapter.value == row.adapter:
-                self._default(("providers", name, "base_url"), row.base_url, origin)
+        tables = self.table.get("providers")
+        named = list(tables.entries) if isinstance(tables, Table) else []
+        for name in named:
+            row = self.table.get("providers", name, "row")
+            provider = known.get(str(row.value) if isinstance(row, Given) else name)
+            if provider is not None and isinstance(self.table.get("providers", name), Table):
+                self._known_provider(name, provider)
+                if self._environ.get(provider.variable) and self.table.get("providers", name, "api_key") is None:
+                    self._set_key(name, provider)
+                    self.notes.append(f"provider {name} takes its key from {provider.variable}")
+        for name, provider in known.items():
+            if wanted and name not in named and self._environ.get(provider.variable):
+                self._known_provider(name, provider)
+                self._set_key(name, provider)
+                self.notes.append(f"provider {name} is enabled by {provider.variable}")
+
+    def _known_provider(self, name: str, known: KnownProvider) -> None:
+        origin = Origin("environment", known.variable)
+        self._default(("providers", name, "adapter"), known.adapter, origin)
+        adapter = self.table.get("providers", name, "adapter")
+        if isinstance(adapter, Given) and adapter.value == known.adapter:
+            self._default(("providers", name, "base_url"), known.base_url, origin)
+
+    def _set_key(self, name: str, known: KnownProvider) -> None:
+        key = self._environ[known.variable]
+        self.table.put(("providers", name, "api_key"), Given(key, Origin("environment", known.variable)))
 
     def _default(self, path: tuple[str, ...], value: str, origin: Origin) -> None:
         if self.table.get(*path) is None:
