@@ -219,6 +219,16 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
 
+class UpstreamSaturated(UpstreamError):
+    """All connections this gateway may open to the provider are in use."""
+
+    source = "gateway"
+    error_type = "gateway_saturated"
+    status = 503
+    type = "service_unavailable_error"
+    code = "upstream_saturated"
+
+
 class UpstreamCredentials(UpstreamError):
     """The gateway's own credential for this provider was refused."""
 
