@@ -39,14 +39,20 @@ INFERENCE: tuple[Stage, ...] = (
     relay,  # last: the provider's bytes go to the caller's socket                           502 504
 )
 
-#: `GET /v1/models`: answered from memory, under the same key check.
-MODELS: tuple[Stage, ...] = (observe, rescue, authenticate, list_models)
+#: What only a caller with a key may be told.
+KNOWN_CALLER: tuple[Stage, ...] = (observe, rescue, authenticate)
 
+#: `GET /v1/models`: answered from memory.
+MODELS: tuple[Stage, ...] = (*KNOWN_CALLER, list_models)
 
-def build(stages: tuple[Stage, ...], deps: Deps) -> Handler:
-    """Fold the stages into one handler."""
-    return reduce(lambda behind, stage: partial(stage, deps=deps, call_next=behind), reversed(stages), _end)
+#: What anybody may be told: that there is nothing here.
+OPEN: tuple[Stage, ...] = (observe, rescue)
 
 
 async def _end(x: Exchange) -> None:
     raise AssertionError("the last stage answers; nothing comes after it")
+
+
+def build(stages: tuple[Stage, ...], deps: Deps, *, end: Handler = _end) -> Handler:
+    """Fold the stages into one handler, with `end` behind the last."""
+    return reduce(lambda behind, stage: partial(stage, deps=deps, call_next=behind), reversed(stages), end)

@@ -111,6 +111,8 @@ class Metrics(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`GET /metrics`."""
 
     enabled: bool = True
+    #: Asked of whoever reads them, as a bearer token. Empty: anyone who reaches the port may.
+    token: Secret | None = None
     #: Label sets beyond this are counted in `gateway_series_dropped_total` and folded into `_other`.
     series_max: Positive = 10_000
 

@@ -65,9 +65,9 @@ class OfferTable:
             self._remembered[model] = found
         return found
 
-    def is_listed(self, model: str) -> bool:
-        """Whether the configuration names this model, so that it may be a label; callers choose other names."""
-        return model in self._exact
+    def listed(self) -> list[str]:
+        """The models the configuration names, and so the ones that may be labels; callers choose other names."""
+        return list(self._exact)
 
     def names(self) -> list[tuple[str, str]]:
         """(model, provider that is first to serve it) for every model that is listed by name, sorted."""

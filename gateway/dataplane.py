@@ -1,0 +1,174 @@
+"""The data plane's router: `/v1/*`, health and metrics, as plain ASGI callables on a bare Starlette router.
+
+Nothing here wraps `send`: Starlette's application class and its function routes put coroutines between an endpoint
+and the server for every chunk, so neither is used. The few paths that carry nearly all traffic are found by one
+look-up of the raw path; everything else is matched by the router.
+"""
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from starlette.routing import BaseRoute, Router
+from starlette.types import Lifespan
+
+from gateway.deps import Deps, Handler
+from gateway.errors import MethodNotAllowed, UnknownRoute
+from gateway.exchange import Exchange, Headers, Receive, Scope, Send
+from gateway.pipeline import INFERENCE, KNOWN_CALLER, MODELS, OPEN, build
+from gateway.settings import Cors
+from gateway.wire.dialects import Dialect
+from gateway.wire.paths import Target, resolve
+
+_HOT_PATHS: Final = (b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/embeddings")
+_NOWHERE: Final = Target(Dialect.OPENAI_OTHER, b"", "_other")
+_MODELS: Final = b"/models"
+_EXPOSED: Final = (
+    b"x-request-id, x-gateway-request-id, x-gateway-provider, x-gateway-attempts, x-gateway-cost-usd, retry-after, "
+    b"retry-after-ms, x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+)
+
+
+class V1:
+    """Everything under `/v1`, in any of its spellings."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._cors = CorsPolicy(deps.settings.cors)
+        self._inference = build(INFERENCE, deps)
+        self._models = build(MODELS, deps)
+        self._no_route = build(OPEN, deps, end=_refuse_route)
+        self._no_method = build(KNOWN_CALLER, deps, end=_refuse_method)
+        self._hot = {path: target for path in _HOT_PATHS if (target := resolve(path)) is not None}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        target = self._hot.get(raw_path)
+        if target is None:
+            target = resolve(raw_path) or _NOWHERE
+        x = Exchange(scope, receive, send, target)
+        if self._cors.enabled and await self._cors.handled(x):
+            return
+        await self._handler(target, scope["method"])(x)
+
+    def _handler(self, target: Target, method: str) -> Handler:
+        if target is _NOWHERE:
+            return self._no_route
+        if target.dialect is not Dialect.OPENAI_OTHER:
+            return self._inference if method == "POST" else self._no_method
+        if target.path == _MODELS or target.path.startswith(_MODELS + b"/"):
+            return self._models
+        return self._no_method if method in {"OPTIONS", "HEAD", "TRACE", "CONNECT"} else self._inference
+
+
+class CorsPolicy:
+    """Cross-origin rules (Fetch standard, section 3.2), off unless origins are configured."""
+
+    def __init__(self, settings: Cors) -> None:
+        self.enabled = bool(settings.origins)
+        self._any = "*" in settings.origins
+        self._origins = frozenset(origin.encode() for origin in settings.origins)
+        self._max_age = str(int(settings.max_age_s)).encode()
+
+    async def handled(self, x: Exchange) -> bool:
+        """Add the headers of an allowed origin to the reply; answer a preflight here. True if it was one."""
+        origin = asked_headers = None
+        preflight = False
+        for name, value in x.scope["headers"]:
+            if name == b"origin":
+                origin = value
+            elif name == b"access-control-request-method":
+                preflight = x.scope["method"] == "OPTIONS"
+            elif name == b"access-control-request-headers":
+                asked_headers = value
+        if origin is None:
+            return False
+        if self._any or origin in self._origins:
+            allowed = b"*" if self._any else origin
+            x.reply_headers += [(b"access-control-allow-origin", allowed), (b"vary", b"origin")]
+            if preflight:
+                x.reply_headers += [
+                    (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
+                    (b"access-control-allow-headers", asked_headers or b"authorization, content-type"),
+                    (b"access-control-max-age", self._max_age),
+                ]
+            else:
+                x.reply_headers.append((b"access-control-expose-headers", _EXPOSED))
+        if not preflight:
+            return False
+        await x.send({"type": "http.response.start", "status": 204, "headers": x.reply_headers})
+        await x.send({"type": "http.response.body", "body": b""})
+        return True
+
+
+class Health:
+    """`GET /health`: 200 while this worker takes requests, 503 once it drains. Asks nobody, costs nothing."""
+
+    def __init__(self) -> None:
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.draining:
+            await _answer(scope, send, 503, b'{"status":"draining"}', headers=[(b"connection", b"close")])
+        else:
+            await _answer(scope, send, 200, b'{"status":"ok"}')
+
+
+class Metrics:
+    """`GET /metrics`: what `render` says, in Prometheus' text format; a token is asked for if one is set."""
+
+    def __init__(self, render: Callable[[], Awaitable[bytes]], *, token: bytes | None) -> None:
+        self._render = render
+        self._authorization = None if token is None else b"Bearer " + token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._authorization is not None and not _presents(scope["headers"], self._authorization):
+            await _answer(scope, send, 401, b'{"error":{"message":"This needs the metrics token."}}')
+            return
+        body = await self._render()
+        await _answer(scope, send, 200, body, content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+
+class DataPlane(Router):
+    """The router, with a short cut for the paths that matter. What no route matches is `/v1`'s, or nowhere."""
+
+    def __init__(self, v1: V1, routes: Sequence[BaseRoute], *, lifespan: Lifespan["DataPlane"]) -> None:
+        super().__init__(routes, redirect_slashes=False, default=v1, lifespan=lifespan)
+        self._v1 = v1
+        self._hot = frozenset(_HOT_PATHS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope.get("raw_path") in self._hot:
+            await self._v1(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+async def _refuse_route(x: Exchange) -> None:
+    raise UnknownRoute
+
+
+async def _refuse_method(x: Exchange) -> None:
+    raise MethodNotAllowed(allow="POST")
+
+
+def _presents(headers: Headers, authorization: bytes) -> bool:
+    return any(name == b"authorization" and hmac.compare_digest(value, authorization) for name, value in headers)
+
+
+async def _answer(
+    scope: Scope,
+    send: Send,
+    status: int,
+    body: bytes,
+    *,
+    content_type: bytes = b"application/json",
+    headers: Headers | None = None,
+) -> None:
+    length = str(len(body)).encode()
+    all_headers = [(b"content-type", content_type), (b"content-length", length), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
