@@ -2,11 +2,11 @@
 
 import msgspec
 import pytest
-from gateway_adapters.failures import RETRY_AFTER_S_MAX, classify, duration_s
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api import ResponseHead
+from gateway_adapters.failures import RETRY_AFTER_S_MAX, classify, duration_s
 
 
 def head(status: int, **headers: str) -> ResponseHead:
@@ -146,7 +146,7 @@ def test_the_detail_is_short_and_holds_no_key() -> None:
 @given(status=st.integers(400, 599), body=st.binary() | st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["error", "message", "details", "metadata", "code", "detail", "innererror", "reason", "raw"]), inner),
-).map(lambda value: msgspec.json.encode(value)), retry=st.binary())  # fmt: skip
+).map(msgspec.json.encode), retry=st.binary())  # fmt: skip
 def test_any_answer_is_classified(status: int, body: bytes, retry: bytes) -> None:
     failure = classify(ResponseHead(status, [(b"retry-after", retry), (b"date", retry)]), body)
 
