@@ -34,7 +34,7 @@ BLAME_BY_STATUS = {
     421: "provider",
     424: "provider",
     425: "provider",
-    429: "key",
+    429: "provider",  # throttled: the key is good and will be served again
     451: "policy",
     498: "provider",  # Groq: no flex capacity
     499: "provider",
@@ -104,16 +104,6 @@ RULES = (
         "moderation_blocked",
         "flagged_input",
         "safety system",
-    ),
-    # Throttled for everybody, whatever the key.
-    _rule(
-        frozenset({429}),
-        "provider",
-        "overloaded",
-        "slow_down",
-        "capacity",
-        "temporarily rate-limited upstream",
-        "model is loading",
     ),
 )
 

@@ -26,7 +26,7 @@ def head(status: int, **headers: str) -> ResponseHead:
         (401, b'{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}', "key"),
         (403, b'{"error":{"message":"Country not supported","code":"unsupported_country_region_territory"}}', "key"),
         (404, b'{"error":{"message":"The model does not exist","code":"model_not_found"}}', "caller"),
-        (429, b'{"error":{"message":"Rate limit reached","type":"requests","code":"rate_limit_exceeded"}}', "key"),
+        (429, b'{"error":{"message":"Rate limit reached","type":"requests","code":"rate_limit_exceeded"}}', "provider"),
         (429, b'{"error":{"message":"You exceeded your quota.","type":"insufficient_quota"}}', "key"),
         (429, b'{"error":{"message":"Request too large for gpt-x on tokens per min (TPM): Limit 1, Requested 2"}}', "context"),
         (429, b'{"error":{"message":"The engine is currently overloaded","type":"server_error"}}', "provider"),
@@ -39,7 +39,7 @@ def head(status: int, **headers: str) -> ResponseHead:
         # Google, plain and in an array
         (400, b'[{"error":{"code":400,"status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]', "key"),
         (400, b'{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"The input token count (9) exceeds 5"}}', "context"),
-        (429, b'[{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota"}}]', "key"),
+        (429, b'[{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota"}}]', "provider"),
         # Mistral
         (422, b'{"object":"error","message":{"detail":[{"type":"extra_forbidden","loc":["body","x"]}]}}', "caller"),
         (422, b'{"detail":[{"loc":["body","messages"],"msg":"field required"}]}', "caller"),
