@@ -58,7 +58,7 @@ def resolve(raw_path: bytes) -> Target | None:
     decoded = urllib.parse.unquote_to_bytes(path)
     if b".." in decoded.split(b"/") or b"\\" in decoded or any(byte < 0x21 for byte in path):
         return None
-    if path.startswith(_CLOSED):
+    if _SLASHES.sub(b"/", decoded).lower().startswith(_CLOSED):
         return None
     dialect = _DIALECTS.get(path)
     if dialect is None:
