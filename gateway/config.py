@@ -22,7 +22,8 @@ import msgspec
 from gateway.api import KnownProvider
 from gateway.binding import Binder, Given, Origin, Problem, Table, nearest
 from gateway.errors import ConfigError
-from gateway.settings import Provider, Settings, Timeouts
+from gateway.secret import Secret
+from gateway.settings import PEPPER_BYTES_MIN, Provider, Settings, Timeouts
 from gateway.toml_positions import KeyPath, Position, join_key, scan, split_key
 
 DEFAULT_FILE = "config/gateway.toml"
@@ -66,28 +67,21 @@ class Loaded:
 
     def locate(self, key: str) -> tuple[str, int] | None:
         """File and line of a dotted key such as `providers.local.weight`; where the file has no such key, those of
-        the nearest table around it. None for what no file mentions.
+        the table around it. None for what no file mentions.
         """
         parts = split_key(key)
-        for length in range(len(parts), 0, -1):
+        # `providers` alone says nothing about `providers.local.weight`.
+        shortest = 1 if len(parts) < 3 else 2
+        for length in range(len(parts), shortest - 1, -1):
             if found := self.positions.get(parts[:length]):
                 return found[0], found[1].line
         return None
 
     def explain(self, error: ConfigError) -> str:
-        """The message of an error about a setting that only an adapter can judge, with file and line in front.
-
-        Such a message begins with the provider's key (`providers.local: ...`) and has the name of the key that is
-        wrong in quotes.
+        """The message of an error about a setting that only its user can judge, such as an adapter, with file and
+        line in front. `param` is the setting's dotted key.
         """
-        table, _, rest = error.message.partition(": ")
-        parts = split_key(table)
-        if parts[0] not in Settings.__struct_fields__:
-            return error.message
-        for name in re.findall(r'["`]([^"`]+)["`]', rest):
-            if found := self.positions.get((*parts, *split_key(name))):
-                return f"{found[0]}:{found[1].line}: {error.message}"
-        place = self.locate(table)
+        place = self.locate(error.param) if error.param else None
         return f"{place[0]}:{place[1]}: {error.message}" if place else error.message
 
     def reload(self) -> "Loaded":
@@ -138,6 +132,12 @@ def load(
         known=known,
         positions=source.positions,
     )
+
+
+def colour_wanted(environ: Mapping[str, str] | None = None) -> bool:
+    """False where `NO_COLOR` is set to anything, or the terminal is a dumb one."""
+    environ = os.environ if environ is None else environ
+    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def _find(path: str | None, environ: Mapping[str, str]) -> Path | None:
@@ -303,6 +303,7 @@ class _Rules:
         for name, provider in settings.providers.items():
             self._check_provider(name, provider)
         self._check_references(settings)
+        self._check_pepper(settings.auth.pepper)
         for path, schemes in _STORE_SCHEMES.items():
             self._check_store(path, settings, schemes)
         if settings.server.development:
@@ -351,6 +352,11 @@ class _Rules:
                 if name not in settings.providers:
                     key = join_key(("models", model, "upstream", name))
                     self.warnings.append(f"{key}: there is no provider of that name")
+
+    def _check_pepper(self, pepper: Secret | None) -> None:
+        if pepper is not None and len(pepper.reveal().encode()) < PEPPER_BYTES_MIN:
+            how = "make one with `openssl rand -hex 32`"
+            self._fault(("auth", "pepper"), f"is shorter than {PEPPER_BYTES_MIN} bytes", how)
 
     def _check_production(self, settings: Settings) -> None:
         switch = "or set `server.development = true` to try things out"

@@ -15,6 +15,8 @@ Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(gt=0)]
 Plane = Literal["all", "data", "control"]
+#: A shorter pepper could be found by trying.
+PEPPER_BYTES_MIN = 16
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,13 +11,8 @@ from gateway.config import load
 from gateway.settings import Model, Provider, Section, Settings, Timeouts
 
 FILE = Path(__file__).parents[2] / "config" / "gateway.toml"
-#: What the examples refer to.
-ENVIRON = {
-    "GATEWAY_PEPPER": "pepper",
-    "DATABASE_URL": "postgresql://localhost/gateway",
-    "REDIS_URL": "redis://localhost:6379/0",
-    "LOCAL_KEY": "sk-local",
-}
+#: What the examples refer to, where any text will not do.
+URLS = {"DATABASE_URL": "postgresql://localhost/gateway", "REDIS_URL": "redis://localhost:6379/0"}
 
 
 def uncommented() -> str:
@@ -79,7 +74,9 @@ def test_the_examples_load(tmp_path):
     file = tmp_path / "gateway.toml"
     file.write_text(uncommented())
 
-    loaded = load(str(file), environ=ENVIRON)
+    environ = {name: f"the value of {name}" for name in re.findall(r'"env:([A-Z_]+)"', uncommented())}
+
+    loaded = load(str(file), environ=environ | URLS)
 
     assert loaded.settings.providers["local"].models == ("gpt-4o-mini", "llama-*")
     assert loaded.settings.providers["local"].timeouts == Timeouts(first_byte_s=30.0)
