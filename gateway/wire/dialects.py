@@ -1,6 +1,22 @@
-"""The wire formats a caller or a provider may speak, and the few facts that tell them apart."""
+"""The wire formats a caller or a provider may speak, and the few facts that tell them apart: paths, error shapes, how
+a stream that failed says so.
 
+Rules:
+- A dialect is known from the path alone, never from headers or the body.
+- An error body is what the official SDKs of that dialect turn into their own exception; the request id is in it.
+- An event that ends a failed stream is whole (it ends in a blank line), and only dialects that have `[DONE]` get one.
+
+It decides neither which error to send nor its status beyond what a dialect calls it: see `gateway/errors.py`.
+"""
+
+import re
 from enum import StrEnum
+
+import msgspec
+
+JSON_TYPE = b"application/json"
+SSE_TYPE = b"text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
 
 
 class Dialect(StrEnum):
@@ -13,3 +29,138 @@ class Dialect(StrEnum):
     OPENAI_OTHER = "openai.other"
     ANTHROPIC_MESSAGES = "anthropic.messages"
     GEMINI_GENERATE = "gemini.generate"
+
+
+#: Where each dialect is served, after the `/v1` prefix. Gemini's has the model in it and is a pattern below.
+PATHS: dict[bytes, Dialect] = {
+    b"/chat/completions": Dialect.OPENAI_CHAT,
+    b"/completions": Dialect.OPENAI_COMPLETIONS,
+    b"/responses": Dialect.OPENAI_RESPONSES,
+    b"/embeddings": Dialect.OPENAI_EMBEDDINGS,
+    b"/messages": Dialect.ANTHROPIC_MESSAGES,
+}
+
+#: Their streams close with `data: [DONE]`.
+DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
+
+_GEMINI_PATH = re.compile(rb"/models/[^/]+:(?:generateContent|streamGenerateContent)", re.IGNORECASE)
+
+# Anthropic: https://platform.claude.com/docs/en/api/errors
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+# Google: google.rpc.Code, as its HTTP mapping has it.
+_GEMINI_STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+# Statuses that a dialect's SDKs know by another number.
+_ANTHROPIC_STATUS = {502: 500, 503: 529}
+_GEMINI_STATUS = {402: 429, 405: 404, 408: 504, 413: 400, 415: 400, 422: 400, 502: 500, 529: 503}
+
+_encode = msgspec.json.Encoder().encode
+
+
+def dialect_of(path: bytes) -> Dialect:
+    """The dialect spoken at a raw path, given after its `/v1` prefix. One trailing slash more or less is the same."""
+    found = PATHS.get(path) or PATHS.get(path.removesuffix(b"/"))
+    if found is not None:
+        return found
+    return Dialect.GEMINI_GENERATE if _GEMINI_PATH.fullmatch(path) else Dialect.OPENAI_OTHER
+
+
+def error_status(dialect: Dialect, status: int) -> int:
+    """The status that says `status` in this dialect: Anthropic's overload is 529, Google has no 402."""
+    if dialect is Dialect.ANTHROPIC_MESSAGES:
+        return _ANTHROPIC_STATUS.get(status, status)
+    if dialect is Dialect.GEMINI_GENERATE:
+        return _GEMINI_STATUS.get(status, status)
+    return status
+
+
+def error_body(
+    dialect: Dialect,
+    *,
+    status: int,
+    type: str,  # noqa: A002 - the word the error object uses
+    code: str | None,
+    message: str,
+    param: str | None = None,
+    request_id: str = "",
+) -> bytes:
+    """An error as JSON. `type`, `code` and `param` are OpenAI's; the others are told by `status`."""
+    return _encode(_error_object(dialect, status, type, code, message, param, request_id))
+
+
+def error_event(
+    dialect: Dialect,
+    *,
+    status: int,
+    type: str,  # noqa: A002 - the word the error object uses
+    code: str | None,
+    message: str,
+    param: str | None = None,
+    request_id: str = "",
+    sequence_number: int = 0,
+) -> bytes:
+    """The events that end a stream which failed under way, so that no SDK takes it for finished.
+
+    `sequence_number` is only used by the responses dialect, whose events are numbered.
+    """
+    if dialect is Dialect.OPENAI_RESPONSES:
+        body: dict[str, object] = {
+            "type": "error",
+            "code": code,
+            "message": message,
+            "param": param,
+            "sequence_number": sequence_number,
+        }
+        if request_id:
+            body["request_id"] = request_id
+        return b"event: error\ndata: " + _encode(body) + b"\n\n"
+    event = _encode(_error_object(dialect, status, type, code, message, param, request_id))
+    if dialect is Dialect.ANTHROPIC_MESSAGES:
+        return b"event: error\ndata: " + event + b"\n\n"
+    frame = b"data: " + event + b"\n\n"
+    return frame + DONE if dialect in DONE_DIALECTS else frame
+
+
+def _error_object(
+    dialect: Dialect, status: int, type_: str, code: str | None, message: str, param: str | None, request_id: str
+) -> dict[str, object]:
+    status = error_status(dialect, status)
+    if dialect is Dialect.ANTHROPIC_MESSAGES:
+        kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+        body: dict[str, object] = {"type": "error", "error": {"type": kind, "message": message}}
+        if request_id:
+            body["request_id"] = request_id
+        return body
+    if dialect is Dialect.GEMINI_GENERATE:
+        name = _GEMINI_STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+        error: dict[str, object] = {"code": status, "message": message, "status": name}
+        if request_id:
+            info = {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": request_id}
+            error["details"] = [info]
+        return {"error": error}
+    error = {"message": message, "type": type_, "param": param, "code": code}
+    if request_id:
+        error["request_id"] = request_id
+    return {"error": error}
