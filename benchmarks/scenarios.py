@@ -1,0 +1,350 @@
+"""The measurements. Each takes one target through one round and gives back plain numbers.
+
+`json`        closed loop, 64 connections, one small completion each: requests a second
+`burst`       closed loop, 64 connections, 50 events in one write: streams a second
+`saturation`  paced streams, ever more of them: events a second that still come as they are sent
+`paced`       500 paced streams: how much later an event is read than it was sent
+`memory`      resident memory of the relaying process, idle and with 1,000 streams open
+
+Beside each stands what the processors did: whoever is near 1.0 was the bottleneck, and if that is not the target, the
+figure is a floor. Start-up and soak are the gateway's own and stand at the end.
+"""
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+
+from benchmarks import machine, wrk
+from benchmarks.sink import Point, Sink, hold, ramp
+from benchmarks.targets import Gateway, Providers, Target
+from gateway.infra.clock import SystemClock
+from gateway.loadtest.engine import Engine, Plan
+from gateway.loadtest.histogram import Histogram
+from gateway.loadtest.origin import Origin
+from gateway.loadtest.result import Result
+
+CONNECTIONS: Final = 64
+BURST_EVENTS: Final = 50
+PACED_STREAMS: Final = 500
+MEMORY_STREAMS: Final = 1000
+#: More events than any run takes: the stream is open until the generator hangs up.
+_ENDLESS: Final = 1_000_000
+#: What a process that has just started may take to come to rest.
+_SETTLE_S: Final = 1.0
+_CLOCK: Final = SystemClock()
+_MB: Final = 1024 * 1024
+
+
+class Sample(msgspec.Struct, kw_only=True):
+    """One scenario on one target in one round."""
+
+    scenario: str
+    target: str
+    round: int
+    metrics: dict[str, float]
+    #: Share of one processor that the target's process, the providers and the generator used.
+    cpu: dict[str, float]
+    #: Named series of (x, y) for the report.
+    curves: dict[str, list[tuple[float, float]]] = msgspec.field(default_factory=dict)
+
+
+class Invalid(Exception):
+    """A measurement that must not be shown: the target answered with errors, or not in full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every scenario needs."""
+
+    providers: Providers
+    scratch: Path
+    #: Where the generator runs.
+    load_core: int
+    window_s: float
+    #: Streams that the ramp adds each second.
+    ramp_streams_per_s: int
+    ramp_streams_max: int
+    #: Whether wrk generates the closed loops; all targets of a run get the same.
+    use_wrk: bool
+
+
+#: Metrics and curves.
+Outcome = tuple[dict[str, float], dict[str, list[tuple[float, float]]]]
+Scenario = Callable[[Bench, Target], Outcome]
+
+
+@dataclass(kw_only=True)
+class _Usage:
+    """Processor time between two moments."""
+
+    pids: dict[str, tuple[int, ...]]
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+@contextmanager
+def _watched(bench: Bench, target: Target) -> Iterator[_Usage]:
+    relay = target.relay_pid()
+    usage = _Usage(pids={"target": (relay,) if relay else (), "providers": bench.providers.pids})
+    load_before_s = _own_cpu_s()
+    before = {name: sum(map(machine.cpu_s, pids)) for name, pids in usage.pids.items()}
+    start_s = _CLOCK.monotonic()
+    yield usage
+    elapsed_s = _CLOCK.monotonic() - start_s
+    for name, pids in usage.pids.items():
+        usage.shares[name] = round((sum(map(machine.cpu_s, pids)) - before[name]) / elapsed_s, 3)
+    usage.shares["load"] = round((_own_cpu_s() - load_before_s) / elapsed_s, 3)
+
+
+def _own_cpu_s() -> float:
+    """Ours and our ended children's (wrk's)."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def measure(name: str, bench: Bench, target: Target, *, round_number: int) -> Sample:
+    """Run a scenario once.
+
+    Raises Invalid.
+    """
+    gc.collect()
+    with _watched(bench, target) as usage:
+        metrics, curves = SCENARIOS[name](bench, target)
+    return Sample(
+        scenario=name,
+        target=target.name,
+        round=round_number,
+        metrics={key: round(value, 3) for key, value in metrics.items()},
+        cpu=usage.shares,
+        curves=curves,
+    )
+
+
+def body(model: str, *, stream: bool) -> bytes:
+    """A request as an application would send it, of some 300 bytes."""
+    streaming = b',"stream":true,"stream_options":{"include_usage":true}' if stream else b""
+    return (
+        b'{"model":"' + model.encode() + b'","messages":[{"role":"system","content":"You are a helpful assistant."},'
+        b'{"role":"user","content":"In one sentence, what should a gateway cost, and how would you prove it?"}],'
+        b'"temperature":0.2,"max_tokens":64' + streaming + b"}"
+    )
+
+
+# The scenarios.
+
+
+def measure_json(bench: Bench, target: Target) -> Outcome:
+    return _closed(
+        bench, target, url=target.json_url, request=body("bench-json", stream=False), unit="requests_per_s"
+    )
+
+
+def measure_burst(bench: Bench, target: Target) -> Outcome:
+    request = body(f"bench-burst-{BURST_EVENTS}", stream=True)
+    _verify_burst(target, request)
+    return _closed(bench, target, url=target.stream_url, request=request, unit="streams_per_s")
+
+
+def measure_paced(bench: Bench, target: Target) -> Outcome:
+    """Delays are of every event that came in the window, by the time stamp that the provider wrote into it."""
+    delays = Histogram()
+
+    def look(piece: bytes, now_s: float) -> None:
+        now_ns = int(now_s * 1e9)
+        at = piece.find(b'"t":"')
+        while at >= 0:
+            stamp = piece[at + 5 : at + 24]
+            if len(stamp) == 19:
+                delays.record(now_ns - int(stamp))
+            at = piece.find(b'"t":"', at + 24)
+
+    result = _run(
+        target.stream_url,
+        target,
+        request=body(f"bench-paced-{_ENDLESS}", stream=True),
+        streams=PACED_STREAMS,
+        warmup_s=2.5,
+        window_s=bench.window_s,
+        look=look,
+    )
+    if not delays:
+        raise Invalid("no time stamp arrived")
+    metrics = {
+        "events_per_s": result.events_per_s,
+        "delay_p50_ms": delays.percentile_ns(50) / 1e6,
+        "delay_p90_ms": delays.percentile_ns(90) / 1e6,
+        "delay_p99_ms": delays.percentile_ns(99) / 1e6,
+        "delay_p999_ms": delays.percentile_ns(99.9) / 1e6,
+        "delay_max_ms": delays.max_ns / 1e6,
+    }
+    percents = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99)
+    return metrics, {"delay": [(percent, delays.percentile_ns(percent) / 1e6) for percent in percents]}
+
+
+def measure_saturation(bench: Bench, target: Target) -> Outcome:
+    """`sustained` is the most that came while at least 95 % of what was offered did; `peak` the most at any time."""
+    sink = _sink(target)
+    pid = target.relay_pid()
+    try:
+        points = ramp(
+            sink,
+            first=min(600, bench.ramp_streams_max // 2),
+            last=bench.ramp_streams_max,
+            streams_per_s=bench.ramp_streams_per_s,
+            relay_cpu_s=lambda: machine.cpu_s(pid) if pid else 0.0,
+        )
+    finally:
+        sink.close()
+    if not points or points[-1].lost:
+        raise Invalid(f"{points[-1].lost if points else 'all'} streams were cut")
+    metrics = {
+        "sustained_events_per_s": max((p.delivered_per_s for p in points if _keeps_up(p)), default=0.0),
+        "peak_events_per_s": max(point.delivered_per_s for point in points),
+    }
+    return metrics, {
+        "delivered": [(point.offered_per_s, point.delivered_per_s) for point in points],
+        "relay cpu": [(point.offered_per_s, point.relay_cpu) for point in points],
+    }
+
+
+def measure_memory(bench: Bench, target: Target) -> Outcome:
+    pid = target.relay_pid()
+    if pid is None:
+        return {}, {}
+    time.sleep(_SETTLE_S)
+    idle = machine.rss_bytes(pid)
+    sink = _sink(target)
+    try:
+        hold(sink, streams=MEMORY_STREAMS, seconds=4.0)
+        busy = machine.rss_bytes(pid)
+        if sink.lost:
+            raise Invalid(f"{sink.lost} of {MEMORY_STREAMS} streams were cut")
+    finally:
+        sink.close()
+    return {"idle_mb": idle / _MB, "streams_1000_mb": busy / _MB}, {}
+
+
+#: In the order in which a round runs them: memory first, while the processes are fresh.
+SCENARIOS: Final[dict[str, Scenario]] = {
+    "memory": measure_memory,
+    "json": measure_json,
+    "burst": measure_burst,
+    "saturation": measure_saturation,
+    "paced": measure_paced,
+}
+
+
+def measure_startup(gateway: Gateway) -> Sample:
+    """Exec to the first 200 on /health, on a fresh data directory and on a used one."""
+    cold_s = gateway.launch()
+    gateway.stop()
+    warm_s = gateway.launch()
+    gateway.stop()
+    return Sample(
+        scenario="startup",
+        target=gateway.name,
+        round=1,
+        metrics={"cold_s": round(cold_s, 3), "warm_s": round(warm_s, 3)},
+        cpu={},
+    )
+
+
+def measure_soak(bench: Bench, target: Target, *, requests: int) -> Sample:
+    """Resident memory over so many JSON requests; `growth_mb` is from a fifth of the way to the end."""
+    pid = target.relay_pid()
+    if pid is None:
+        raise Invalid("there is no process to watch")
+    curve: list[tuple[float, float]] = [(0.0, machine.rss_bytes(pid) / _MB)]
+    done = 0.0
+    with _watched(bench, target) as usage:
+        while done < requests:
+            metrics, _ = measure_json(bench, target)
+            done += metrics["requests_per_s"] * bench.window_s
+            curve.append((done, machine.rss_bytes(pid) / _MB))
+    settled = next(mb for count, mb in curve if count >= requests / 5)
+    return Sample(
+        scenario="soak",
+        target=target.name,
+        round=1,
+        metrics={"requests": done, "end_mb": round(curve[-1][1], 1), "growth_mb": round(curve[-1][1] - settled, 1)},
+        cpu=usage.shares,
+        curves={"memory": curve},
+    )
+
+
+# Generators.
+
+
+def _closed(bench: Bench, target: Target, *, url: str, request: bytes, unit: str) -> Outcome:
+    if bench.use_wrk:
+        reached = wrk.saturate(
+            url,
+            body=request,
+            headers=target.headers,
+            connections=CONNECTIONS,
+            window_s=bench.window_s,
+            scratch=bench.scratch,
+            core=bench.load_core,
+        )
+        if reached.errors:
+            raise Invalid(f"{reached.errors} requests failed")
+        return {unit: reached.requests_per_s, "p50_ms": reached.p50_ms, "p99_ms": reached.p99_ms}, {}
+    result = _run(url, target, request=request, streams=CONNECTIONS, warmup_s=0.5, window_s=bench.window_s, look=None)
+    return {unit: result.requests_per_s, "p50_ms": result.latency.p50_ms, "p99_ms": result.latency.p99_ms}, {}
+
+
+def _run(
+    url: str,
+    target: Target,
+    *,
+    request: bytes,
+    streams: int,
+    warmup_s: float,
+    window_s: float,
+    look: Callable[[bytes, float], None] | None,
+) -> Result:
+    origin = Origin(url)
+    plan = Plan(
+        origin=origin,
+        request=origin.render(request, headers=target.headers),
+        streams=streams,
+        rate=None,
+        window_s=window_s,
+        warmup_s=warmup_s,
+        grace_s=0.0,
+        timeout_s=10.0,
+        ramp_s=min(1.0, warmup_s),
+    )
+    gc.disable()
+    try:
+        result: Result = uvloop.run(Engine(plan, clock=_CLOCK, look=look).run())
+    finally:
+        gc.enable()
+    if result.failed:
+        raise Invalid(f"{result.errors} {result.error_samples}")
+    return result
+
+
+def _sink(target: Target) -> Sink:
+    origin = Origin(target.stream_url)
+    request = origin.render(body(f"bench-paced-{_ENDLESS}", stream=True), headers=target.headers)
+    return Sink(port=origin.port, request=request)
+
+
+def _verify_burst(target: Target, request: bytes) -> None:
+    """One stream on its own has to hold all of its events: nobody gets faster by leaving some out."""
+    result = _run(target.stream_url, target, request=request, streams=1, warmup_s=0.0, window_s=0.3, look=None)
+    if result.completed == 0 or result.events < result.completed * BURST_EVENTS:
+        raise Invalid(f"{result.events} events in {result.completed} streams of {BURST_EVENTS}")
+
+
+def _keeps_up(point: Point) -> bool:
+    return point.delivered_per_s >= 0.95 * point.offered_per_s
