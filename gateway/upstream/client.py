@@ -22,7 +22,7 @@ from gateway.settings import Timeouts, Upstream
 from gateway.upstream.connection import Connection
 from gateway.upstream.deadlines import Deadlines
 from gateway.upstream.dial import dial
-from gateway.upstream.pool import Pool
+from gateway.upstream.pool import Dial, Pool
 from gateway.upstream.proxy import Proxies
 from gateway.upstream.request import HeadEncoder, upload
 from gateway.upstream.response import UpstreamResponse
@@ -48,14 +48,23 @@ class Stats(NamedTuple):
 class UpstreamClient:
     """Sends requests to providers over pooled HTTP/1.1 connections. Belongs to the loop of its first request."""
 
-    def __init__(self, settings: Upstream, *, proxies: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Upstream,
+        *,
+        proxies: Mapping[str, str] | None = None,
+        dial: Dial | None = None,
+    ) -> None:
         """`proxies` is the environment that HTTPS_PROXY, HTTP_PROXY and NO_PROXY are read from.
+
+        `dial` opens a connection in place of the network's own way, for tests and measurements.
 
         Raises:
             ConfigError: the CA file or a proxy variable can't be used.
         """
         self._settings = settings
         self._proxies = Proxies(proxies if proxies is not None and settings.proxy_from_environment else {})
+        self._dial = dial
         self._tls = client_context(settings.ca_file)
         self._pools: dict[Origin, Pool] = {}
         self._deadlines = Deadlines(self._sweep)
@@ -137,10 +146,11 @@ class UpstreamClient:
         if origin.scheme not in ("http", "https"):
             raise UpstreamUnreachable(detail=f"scheme {origin.scheme!r} is not supported")
         proxy = self._proxies.choose(origin)
+        tls = self._tls if origin.scheme == "https" else None
         pool = Pool(
             origin,
             encode=HeadEncoder(origin, proxy).encode,
-            dial=partial(dial, origin=origin, proxy=proxy, tls=self._tls if origin.scheme == "https" else None),
+            dial=self._dial or partial(dial, origin=origin, proxy=proxy, tls=tls),
             watcher=self,
             connections_max=self._settings.connections_max,
             keep_alive_s=self._settings.keep_alive_s,
