@@ -43,8 +43,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider asks for a model. `*_mtok_nanos` are for a million tokens, the others for one unit.
 
     A part without a price of its own (None) costs what its plain kind costs. `tiers` are ordered by `above_tokens`,
-    and the last one that the input exceeds replaces the prices; its own `tiers`, `markup_permille`, `service_permille`
-    and `provider_cost` are not looked at, those of the outer price hold.
+    and the last one that the input exceeds replaces the prices; its own `tiers`, `markup_permille`,
+    `service_permille` and `provider_cost` are not looked at: those of the outer price hold.
     """
 
     input_mtok_nanos: Nanos = 0
@@ -109,7 +109,8 @@ def hold_nanos(
     characters: int = 0,
 ) -> Nanos:
     """The most that a call of at most these sizes can cost: every token as its dearest kind, in the dearest tier
-    that the input can reach, at the dearest service tier. Searches can't be foreseen and are not in it."""
+    that the input can reach, at the dearest service tier. Searches can't be foreseen and are not in it.
+    """
     worst = 0
     for rates in (price, *(tier.price for tier in price.tiers if input_tokens > tier.above_tokens)):
         per_million = max(0, input_tokens) * _dearest_input(rates) + max(0, output_tokens) * _dearest_output(rates)

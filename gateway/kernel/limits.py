@@ -1,0 +1,210 @@
+"""What an account, a key and a model may use: rates, concurrency and budgets, and the one packed form of them.
+
+Rules:
+- None is unlimited, zero is nothing at all. Every scope has to pass: the account, the key, the model in the account.
+- A rate is a token bucket: it holds what the limit says, and refills continuously over its window (a month is 30
+  days). So a fresh bucket lets its whole limit through at once, and never more than that beyond its refill. `burst`
+  narrows how many requests may come at once below the limit per minute.
+- A budget is money in a calendar window (UTC, weeks from Monday). A hard one refuses what might pass it, and counts
+  what is still in flight; a soft one only gives notice, once in each window.
+- A key that is not live has half of the plan's limits; the account as a whole has all of them.
+
+Redis stores how much is used, never the limits: these travel with each request as one msgpack argument, packed once
+for each (principal, model) and read by `lua/common.lua` and by the twin. The layout is described at `pack_limits`.
+"""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+
+from gateway.kernel.money import MAX_NANOS, Nanos
+
+BudgetWindow = Literal["day", "week", "month", "total"]
+#: Positions in the packed form, from one.
+BUDGET_WINDOWS: Final[tuple[BudgetWindow, ...]] = ("day", "week", "month", "total")
+
+MINUTE_US: Final = 60_000_000
+HOUR_US: Final = 60 * MINUTE_US
+DAY_US: Final = 24 * HOUR_US
+MONTH_US: Final = 30 * DAY_US
+
+#: Larger limits are refused: what is used must stay exact as a Lua number.
+LIMIT_MAX: Final = 10**12
+#: How many budgets a scope can have.
+BUDGETS_MAX: Final = 16
+
+#: The fields of a scope's hash before its buckets: balance, held, in flight, budget counters, time of last write.
+SCOPE_FIELDS: Final = ("bal", "held", "conc", "spent", "ts")
+_REQUESTS: Final = (("rm", MINUTE_US), ("rh", HOUR_US), ("rd", DAY_US), ("rM", MONTH_US))
+#: Each token bucket has a second field: when it last stood empty.
+_TOKENS: Final = (("tm", "em", MINUTE_US), ("th", "eh", HOUR_US), ("td", "ed", DAY_US), ("tM", "eM", MONTH_US))
+#: What callers are told a bucket is called.
+BUCKET_NAMES: Final = {
+    "rm": "requests per minute",
+    "rh": "requests per hour",
+    "rd": "requests per day",
+    "rM": "requests per month",
+    "tm": "tokens per minute",
+    "th": "tokens per hour",
+    "td": "tokens per day",
+    "tM": "tokens per month",
+}
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """So much money in a window. A `hard` one refuses; a soft one gives notice."""
+
+    window: BudgetWindow
+    limit_nanos: Nanos
+    hard: bool = True
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one scope; the default has none."""
+
+    requests_per_minute: int | None = None
+    requests_per_hour: int | None = None
+    requests_per_day: int | None = None
+    requests_per_month: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_hour: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    #: Requests at once, where that is less than the limit per minute; alone, it is that limit.
+    burst: int | None = None
+    #: Requests in flight.
+    concurrency: int | None = None
+    budgets: tuple[Budget, ...] = ()
+
+
+_COUNTS: Final = tuple(name for name in Limits.__struct_fields__ if name != "budgets")
+NO_LIMITS: Final = Limits()
+
+
+def halve(limits: Limits) -> Limits:
+    """Half of every count, but not less than one where one was allowed. Budgets stay: they are money, not speed."""
+    return msgspec.structs.replace(
+        limits, **{name: max(min(1, count), count // 2) for name, count in _counts(limits) if count is not None}
+    )
+
+
+def tighten(one: Limits, other: Limits) -> Limits:
+    """The lower of each count, and the budgets of both."""
+    counts = {}
+    for (name, left), (_, right) in zip(_counts(one), _counts(other), strict=True):
+        counts[name] = left if right is None else right if left is None else min(left, right)
+    budgets = tuple(dict.fromkeys((*one.budgets, *other.budgets)))
+    return Limits(**counts, budgets=budgets)
+
+
+def combine_limits(
+    *,
+    plan: Limits,
+    key: Limits = NO_LIMITS,
+    model: Limits | None = None,
+    live: bool = True,
+    overdraft_nanos: Nanos = 0,
+) -> bytes:
+    """The packed limits of a call: the plan holds for the account, the key's own for the key (and half of the plan
+    for a key that is not live), `model` for that model in the account.
+    """
+    own = key if live else tighten(key, halve(msgspec.structs.replace(plan, budgets=())))
+    return pack_limits(account=plan, key=own, model=model, overdraft_nanos=overdraft_nanos)
+
+
+def pack_limits(
+    *,
+    account: Limits = NO_LIMITS,
+    key: Limits = NO_LIMITS,
+    model: Limits | None = None,
+    overdraft_nanos: Nanos = 0,
+) -> bytes:
+    """`[overdraft, account, key, model]`, each scope being
+    `[concurrency or -1, fields to read, number of request buckets, [limit, window us, capacity, ...],
+    [budget window 1-4, limit nanos, 1 if hard else 0, ...]]`.
+
+    The fields are `SCOPE_FIELDS`, then one for each request bucket, then two for each token bucket. Budgets are in
+    rising order, so that notices come in the order in which they are earned.
+
+    Raises:
+        ValueError: a negative or oversized limit, or too many budgets.
+    """
+    if not 0 <= overdraft_nanos <= MAX_NANOS:
+        raise ValueError(f"overdraft out of bounds: {overdraft_nanos}")
+    scopes = [_pack_scope(account), _pack_scope(key), _pack_scope(NO_LIMITS if model is None else model)]
+    return msgspec.msgpack.encode([overdraft_nanos, *scopes])
+
+
+def _counts(limits: Limits) -> Iterable[tuple[str, int | None]]:
+    return [(name, getattr(limits, name)) for name in _COUNTS]
+
+
+def _pack_scope(limits: Limits) -> list[object]:
+    for name, count in _counts(limits):
+        if count is not None and not 0 <= count <= LIMIT_MAX:
+            raise ValueError(f"{name} out of bounds: {count}")
+    fields = list(SCOPE_FIELDS)
+    numbers: list[int] = []
+    request_limits = (
+        limits.burst if limits.requests_per_minute is None else limits.requests_per_minute,
+        limits.requests_per_hour,
+        limits.requests_per_day,
+        limits.requests_per_month,
+    )
+    for (field, window_us), limit in zip(_REQUESTS, request_limits, strict=True):
+        if limit is not None:
+            capacity = min(limit, limits.burst) if field == "rm" and limits.burst is not None else limit
+            fields.append(field)
+            numbers += (limit, window_us, capacity)
+    request_buckets = len(numbers) // 3
+    token_limits = (
+        limits.tokens_per_minute,
+        limits.tokens_per_hour,
+        limits.tokens_per_day,
+        limits.tokens_per_month,
+    )
+    for (field, empty_field, window_us), limit in zip(_TOKENS, token_limits, strict=True):
+        if limit is not None:
+            fields += (field, empty_field)
+            numbers += (limit, window_us, limit)
+    concurrency = -1 if limits.concurrency is None else limits.concurrency
+    return [concurrency, fields, request_buckets, numbers, _pack_budgets(limits.budgets)]
+
+
+def _pack_budgets(budgets: tuple[Budget, ...]) -> list[int]:
+    if len(budgets) > BUDGETS_MAX:
+        raise ValueError(f"{len(budgets)} budgets, at most {BUDGETS_MAX} are possible")
+    packed: list[int] = []
+    for budget in sorted(budgets, key=lambda b: (BUDGET_WINDOWS.index(b.window), b.limit_nanos)):
+        if not 0 <= budget.limit_nanos <= MAX_NANOS:
+            raise ValueError(f"budget out of bounds: {budget.limit_nanos}")
+        packed += (BUDGET_WINDOWS.index(budget.window) + 1, budget.limit_nanos, int(budget.hard))
+    return packed
+
+
+def window_ids(now_us: int) -> tuple[int, int, int, int]:
+    """Numbers of the day, ISO week and month that a moment is in, and 0 for the window without end; each rises by one
+    from window to window. The arithmetic of `lua/common.lua`: months are counted from March of year 0, so that the
+    leap day is the last of its year.
+    """
+    day = now_us // DAY_US
+    era_day = day + 719_468
+    era, of_era = divmod(era_day, 146_097)
+    year = (of_era - of_era // 1_460 + of_era // 36_524 - of_era // 146_096) // 365
+    of_year = of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * of_year + 2) // 153
+    return day, (day + 3) // 7, (era * 400 + year) * 12 + month, 0
+
+
+def window_end_us(window: int, window_id: int) -> int:
+    """When the window (1 day, 2 week, 3 month) of that number is over, microseconds since the epoch; -1 for 4."""
+    if window == 1:
+        return (window_id + 1) * DAY_US
+    if window == 2:
+        return ((window_id + 1) * 7 - 3) * DAY_US
+    if window == 3:
+        year, month = divmod(window_id + 1, 12)
+        days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 - 719_468
+        return days * DAY_US
+    return -1

@@ -1,0 +1,85 @@
+-- Makes the hot balance from a snapshot of PostgreSQL: its balance, less what the usage stream still holds of this
+-- account beyond the snapshot's cursor. The same for the budget counters of the account and of one key.
+--
+-- The stream is read in pieces of bounded size. It only grows at its end, so a piece that was read stays true; only the
+-- last piece, read in the same call that writes, has to be atomic with it.
+--
+-- KEYS: account, usage stream, [key]
+-- ARGV: account id, balance, cseq, cursor (stream id), 1 to force, entries in a piece,
+--       budget counters of the account or '', key id, budget counters of the key or ''
+-- Answers:
+--   {1, balance}   loaded
+--   {2, balance}   everything was there already; nothing is changed
+--   {3, cursor, balance, counters, counters}   not at the end yet: call again with these
+--   {4, cseq}      the snapshot is too old: a later credit is known, or the stream was trimmed beyond its cursor
+
+local account, key_id = whole(ARGV[1]), ARGV[8]
+local balance, cseq, piece = whole(ARGV[2]), whole(ARGV[3]), whole(ARGV[6])
+local force = ARGV[5] == '1'
+local stored = call('HMGET', KEYS[1], 'bal', 'cseq', 'spent')
+local wants_balance = force or not stored[1]
+local wants_spent = ARGV[7] ~= '' and (force or not stored[3])
+local wants_key = KEYS[3] and ARGV[9] ~= '' and (force or not call('HGET', KEYS[3], 'spent'))
+if not (wants_balance or wants_spent or wants_key) then return { 2, tonumber(stored[1]) } end
+if tonumber(stored[2] or 0) > cseq then return { 4, tonumber(stored[2]) } end
+
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if not ms then error('LEDGER not a stream id: ' .. tostring(id)) end
+  return tonumber(ms), tonumber(seq)
+end
+
+local function after(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+end
+
+-- Whoever trims the stream keeps the entry at the committed cursor. So if anything was ever removed and the first
+-- entry is beyond our cursor, then something may be missing in between.
+if call('EXISTS', KEYS[2]) == 1 then
+  local info, reply = {}, call('XINFO', 'STREAM', KEYS[2])
+  for i = 1, #reply, 2 do
+    info[reply[i]] = reply[i + 1]
+  end
+  if info['entries-added'] > info['length'] then
+    local first = info['length'] > 0 and info['first-entry'][1] or info['last-generated-id']
+    if after(first, ARGV[4]) then return { 4, tonumber(stored[2] or 0) } end
+  end
+end
+
+local function count(counters, id, cost)
+  local ms = parts(id)
+  roll(counters, window_ids(ms * 1000))
+  spend(counters, cost)
+end
+
+local spent = ARGV[7] ~= '' and cmsgpack.unpack(ARGV[7]) or nil
+local key_spent = ARGV[9] ~= '' and cmsgpack.unpack(ARGV[9]) or nil
+local cursor = ARGV[4]
+local entries = call('XRANGE', KEYS[2], '(' .. cursor, '+', 'COUNT', piece)
+for _, entry in ipairs(entries) do
+  cursor = entry[1]
+  local record = cmsgpack.unpack(entry[2][2]) -- version, request, account, key, cost, ...
+  if record[3] == account then
+    balance = whole(balance - record[5])
+    if spent then count(spent, cursor, record[5]) end
+    if key_spent and record[4] == key_id then count(key_spent, cursor, record[5]) end
+  end
+end
+if #entries == piece then
+  return { 3, cursor, balance, spent and cmsgpack.pack(spent) or '', key_spent and cmsgpack.pack(key_spent) or '' }
+end
+
+if wants_balance then
+  call('HSET', KEYS[1], 'bal', balance, 'cseq', cseq)
+  call('PERSIST', KEYS[1])
+else
+  balance = tonumber(stored[1])
+end
+if wants_spent then call('HSET', KEYS[1], 'spent', cmsgpack.pack(spent)) end
+if wants_key then
+  call('HSET', KEYS[3], 'spent', cmsgpack.pack(key_spent))
+  if call('PTTL', KEYS[3]) < 0 then call('PEXPIRE', KEYS[3], IDLE_MS) end
+end
+return { 1, balance }
