@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError
 from gateway.infra.binaries import find_postgres, find_valkey
 from gateway.infra.children import Backoff, FileLock, spawn, wait_until
 from gateway.infra.clock import Clock, SystemClock
@@ -218,10 +218,11 @@ class EmbeddedServers:
         self._own()
         try:
             stores = self._start_all()
-        except (GatewayError, OSError) as error:
+        except OSError as error:
             self.stop()
-            if isinstance(error, OSError):
-                raise EmbeddedFailed(f"the embedded servers can't be started in {self._data_dir}: {error}") from error
+            raise EmbeddedFailed(f"the embedded servers can't be started in {self._data_dir}: {error}") from error
+        except BaseException:
+            self.stop()
             raise
         return stores
 
@@ -314,20 +315,18 @@ def open_stores(settings: Settings, *, clock: Clock | None = None) -> Iterator[S
 
     Raises: EmbeddedFailed, ConfigError.
     """
-    database_url = settings.database.url.reveal() if settings.database.url else ""
-    redis_url = settings.redis.url.reveal() if settings.redis.url else ""
-    if database_url and redis_url:
-        yield Stores(database_url, redis_url)
+    given = given_stores(settings)
+    if all(given):
+        yield given
         return
     data_dir = Path(settings.server.data_dir)
     now = (clock or SystemClock()).monotonic
     deadline = now() + JOIN_WAIT_S
     while True:
         if (running := join(data_dir)) is not None:
-            stores = _overlay(running, database_url, redis_url)
-            yield stores
+            yield overlay(given, running)
             return
-        servers = EmbeddedServers(data_dir, postgres=not database_url, valkey=not redis_url, clock=clock)
+        servers = EmbeddedServers(data_dir, postgres=not given.database_dsn, valkey=not given.redis_url, clock=clock)
         try:
             started = servers.start()
         except DataDirBusy:
@@ -337,7 +336,7 @@ def open_stores(settings: Settings, *, clock: Clock | None = None) -> Iterator[S
         else:
             break
     try:
-        yield _overlay(started, database_url, redis_url)
+        yield overlay(given, started)
     finally:
         servers.stop()
 
@@ -348,20 +347,36 @@ def run_directory(data_dir: Path) -> Path:
     Raises: ConfigError when somebody else has taken that name.
     """
     inside = data_dir.resolve() / "run"
-    if len(os.fsencode(inside)) + len(_LONGEST_SOCKET) <= _SOCKET_PATH_MAX and _PLAIN_PATH.fullmatch(str(inside)):
-        make_private(inside)
-        return inside
+    if _fit_for_sockets(inside):
+        # A read-only file system is no reason to refuse a gateway whose stores are elsewhere.
+        with contextlib.suppress(OSError):
+            make_private(inside)
+            return inside
     name = f"gateway-{os.geteuid()}-{hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]}"
-    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108  checked below: ours, and closed to others
-        short = Path(parent).resolve() / name
-        if len(os.fsencode(short)) + len(_LONGEST_SOCKET) <= _SOCKET_PATH_MAX and _PLAIN_PATH.fullmatch(str(short)):
-            break
+    short = Path(tempfile.gettempdir()).resolve() / name
+    if not _fit_for_sockets(short):
+        short = Path("/tmp").resolve() / name  # noqa: S108  ours and closed to others, or refused
     make_private(short)
     return short
 
 
-def _overlay(stores: Stores, database_url: str, redis_url: str) -> Stores:
-    whole = Stores(database_url or stores.database_dsn, redis_url or stores.redis_url)
+def _fit_for_sockets(directory: Path) -> bool:
+    path = str(directory)
+    return len(os.fsencode(path)) + len(_LONGEST_SOCKET) <= _SOCKET_PATH_MAX and bool(_PLAIN_PATH.fullmatch(path))
+
+
+def given_stores(settings: Settings) -> Stores:
+    """The URLs that the settings name; an empty text for each that they do not."""
+    database, redis = settings.database.url, settings.redis.url
+    return Stores(database.reveal() if database else "", redis.reveal() if redis else "")
+
+
+def overlay(given: Stores, embedded: Stores) -> Stores:
+    """What the settings name, completed by embedded servers.
+
+    Raises: ConfigError when one is in neither.
+    """
+    whole = Stores(given.database_dsn or embedded.database_dsn, given.redis_url or embedded.redis_url)
     for url, name in zip(whole, ("DATABASE_URL", "REDIS_URL"), strict=True):
         if not url:
             raise ConfigError(f"the running gateway was started with its own {name}: set it for this command as well")
