@@ -31,6 +31,7 @@ FILE_NAME = "gateway.toml"
 FILE_BYTES_MAX = 8 * 1024 * 1024
 
 _PREFIX = "GATEWAY__"
+_PROXY_VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
 _STORE_VARIABLES = {"DATABASE_URL": ("database", "url"), "REDIS_URL": ("redis", "url")}
 _STORE_SCHEMES = {
     ("database", "url"): ("postgresql", "postgres"),
@@ -132,6 +133,12 @@ def load(
         known=known,
         positions=source.positions,
     )
+
+
+def proxy_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that say which proxy leads outside, as they are; what they mean is the client's business."""
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if name.lower() in _PROXY_VARIABLES}
 
 
 def colour_wanted(environ: Mapping[str, str] | None = None) -> bool:
@@ -336,8 +343,18 @@ class _Rules:
 
     def _check_store(self, path: tuple[str, str], settings: Settings, schemes: tuple[str, ...]) -> None:
         secret = getattr(getattr(settings, path[0]), path[1])
-        if secret is not None and secret.reveal().partition("://")[0].partition("+")[0] not in schemes:
+        if secret is None:
+            return
+        url = secret.reveal()
+        if url.partition("://")[0].partition("+")[0] not in schemes:
             self._fault(path, f"expected a URL that begins with {schemes[0]}://")
+            return
+        try:
+            # Of several hosts each may have a port; the last one is enough to find a password that was not encoded.
+            urlsplit(url.replace(",", "@")).port  # noqa: B018  it raises
+        except ValueError:
+            how = "is there a `/`, `#`, `?` or `@` in its password? Percent-encode it"
+            self._fault(path, "is not a URL with a host and a port", how)
 
     def _check_references(self, settings: Settings) -> None:
         names = list(settings.providers)

@@ -80,6 +80,8 @@ MISTAKES = [
     ("[auth]\npepper = 1", 2, "auth.pepper", "expected a string, got a whole number"),
     ("[auth]\npepper = 'short'", 2, "auth.pepper", "is shorter than 16 bytes"),
     ("[database]\nurl = 'mysql://x'", 2, "database.url", "begins with postgresql://"),
+    ("[database]\nurl = 'postgres://u:p/q@h/d'", 2, "database.url", "Percent-encode it"),
+    ("[redis]\nurl = 'redis://u:p#q@h/0'", 2, "redis.url", "Percent-encode it"),
     ("[redis]\nurl = 'localhost:6379'", 2, "redis.url", "begins with redis://"),
     ("[upstream.timeouts]\nconect_s = 1", 2, "upstream.timeouts.conect_s", "did you mean `connect_s`?"),
     ("[providers.local]\nmodels = ['x']", 1, "providers.local.adapter", "is missing"),
@@ -315,6 +317,19 @@ def test_store_urls_fill_in_only_what_the_file_leaves_out(file):
     assert loaded.settings.database.url.reveal() == "postgresql://file"
     assert loaded.settings.redis.url.reveal() == "redis://env"
     assert loaded.notes == ("redis.url is taken from REDIS_URL",)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:p%2Fw@a:5432,b:5433/gateway?target_session_attrs=primary",
+        "postgresql:///gateway?host=/run/postgresql",
+        "postgresql://postgres@/gateway?host=/tmp/x",
+        "postgres://[::1]:5432/gateway",
+    ],
+)
+def test_all_forms_of_store_urls_are_taken(url):
+    assert load(environ={"DATABASE_URL": url}).settings.database.url.reveal() == url
 
 
 def test_an_empty_store_url_counts_as_none():

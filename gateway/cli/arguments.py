@@ -1,0 +1,140 @@
+"""What may be typed after `gateway`, and what `-h` says about it.
+
+Only the standard library is imported here, so that `--help`, `--version` and a mistyped command answer at once.
+"""
+
+import argparse
+
+from gateway import __version__
+
+_EXIT = "Exit status: 0 it went well, 1 it did not (standard error says why), 2 a mistyped command."
+_DOCUMENTED = "Every setting is documented in config/gateway.toml and can be given as GATEWAY__SECTION__KEY."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line. `command` names the subcommand, `action` what `keys` is to do."""
+    top = argparse.ArgumentParser(
+        prog="gateway",
+        description="One fast, exact, OpenAI-compatible gateway between applications and every LLM provider.",
+        epilog=f"{_DOCUMENTED} {_EXIT}",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"gateway {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    shared = _shared()
+
+    serve = _command(
+        commands,
+        shared,
+        "serve",
+        "run the gateway",
+        "Start the gateway. Without DATABASE_URL and REDIS_URL it brings a PostgreSQL and a Valkey of its own.",
+    )
+    _listening(serve)
+    serve.add_argument("--workers", metavar="N", type=int, help="processes; 0 is one for each processor (default 0)")
+    serve.add_argument(
+        "--plane",
+        choices=("all", "data", "control"),
+        help="what this process serves: data is inference, control accounts and administration (default all)",
+    )
+    _command(
+        commands,
+        shared,
+        "check",
+        "read the configuration as `serve` does and name every mistake",
+        "Read the configuration exactly as `serve` does, set up every provider's adapter, and name each mistake with "
+        "its file, line and key. Connects to nothing.",
+    )
+    _command(
+        commands,
+        shared,
+        "doctor",
+        "look for everything that could keep the gateway from running well",
+        "Check the configuration, the installation, the data directory, PostgreSQL, Redis and the limits of this "
+        "machine, and say what to do about what is wrong. Exit status 1 if anything fails; warnings do not count.",
+    )
+    migrate = _command(
+        commands,
+        shared,
+        "migrate",
+        "bring the database to the shape this release needs",
+        "Apply the migrations that the database lacks, in order, each once. `serve` does the same at its start.",
+    )
+    migrate.add_argument("--check", action="store_true", help="apply nothing; exit status 1 if any is missing")
+    _keys(commands, shared)
+    healthcheck = _command(
+        commands,
+        shared,
+        "healthcheck",
+        "ask a running gateway whether it can serve",
+        "GET /health on the configured address, waiting for at most two seconds. Made for containers.",
+    )
+    _listening(healthcheck)
+    return top
+
+
+def _keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
+    keys = commands.add_parser(
+        "keys",
+        help="create, list and revoke the keys that applications call with",
+        description="Create, list and revoke the keys that applications call the gateway with.",
+        allow_abbrev=False,
+    )
+    actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = _command(
+        actions,
+        shared,
+        "create",
+        "make a key and show it, once",
+        "Make a key and show it. It is stored as a keyed hash only, and can't be shown again.",
+    )
+    create.add_argument("--name", required=True, metavar="NAME", help="what it is for; no two living keys share one")
+    create.add_argument("--credits", metavar="USD", help="grant its account this much credit, such as 25 or 0.50")
+    create.add_argument("--quiet", action="store_true", help="print the key and nothing else")
+    listing = _command(
+        actions, shared, "list", "list all keys, newest first", "List all keys, newest first, revoked ones too."
+    )
+    listing.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    revoke = _command(
+        actions,
+        shared,
+        "revoke",
+        "make a key useless, everywhere, within a second",
+        "Revoke a key. Every running gateway refuses it within a second; this can't be undone.",
+    )
+    revoke.add_argument("key", metavar="ID|NAME", help="its public id or its name, as `keys list` shows them")
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    shared: argparse.ArgumentParser,
+    name: str,
+    summary: str,
+    description: str,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name, help=summary, description=description, epilog=_EXIT, parents=[shared], allow_abbrev=False
+    )
+
+
+def _shared() -> argparse.ArgumentParser:
+    """What every command takes."""
+    shared = argparse.ArgumentParser(add_help=False)
+    group = shared.add_argument_group("configuration")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="configuration file (default: $GATEWAY_CONFIG, else config/gateway.toml where there is one)",
+    )
+    group.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where embedded servers and generated secrets live (default .gateway); given that of a running gateway, "
+        "a command joins its servers",
+    )
+    return shared
+
+
+def _listening(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", metavar="H", help="address (default 127.0.0.1; 0.0.0.0 is every interface)")
+    command.add_argument("--port", metavar="P", type=int, help="port (default 8080)")

@@ -1,0 +1,61 @@
+"""`gateway check`: would `gateway serve` start on this configuration?"""
+
+import argparse
+import sys
+
+from gateway.cli.loading import load_config
+from gateway.cli.table import Colour, Printer
+from gateway.config import Loaded
+from gateway.errors import ConfigError
+from gateway.registry import Registry
+
+_MODELS_SHOWN_MAX = 4
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a summary.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    loaded = load_config(arguments)
+    load_registry(loaded)
+    out = Printer(sys.stdout)
+    where = ", ".join(loaded.files) or "no file, the defaults"
+    out.line(f"{out.paint('ok', Colour.GREEN)}: {where}")
+    for note in loaded.notes:
+        out.line(f"note: {note}")
+    for warning in loaded.warnings:
+        out.line(f"{out.paint('warning', Colour.YELLOW)}: {warning}")
+    out.line()
+    print_providers(loaded, out)
+    return 0
+
+
+def load_registry(loaded: Loaded) -> Registry:
+    """The adapters of the configuration, each set up.
+
+    Raises:
+        ConfigError: with file and line where a setting is to blame.
+    """
+    try:
+        return Registry.load(loaded.settings)
+    except ConfigError as error:
+        raise ConfigError(loaded.explain(error), param=error.param) from error
+
+
+def print_providers(loaded: Loaded, out: Printer) -> None:
+    """A row for each provider: what it is, where, and which models it takes."""
+    rows = []
+    for name, provider in loaded.settings.providers.items():
+        models = ", ".join(provider.models[:_MODELS_SHOWN_MAX])
+        if more := len(provider.models) - _MODELS_SHOWN_MAX:
+            models += f", and {more} more" if more > 0 else ""
+        state = "set" if provider.api_key else "none"
+        rows.append(
+            (name if provider.enabled else f"{name} (off)", provider.adapter, state, models, provider.base_url)
+        )
+    if rows:
+        out.table(("PROVIDER", "ADAPTER", "KEY", "MODELS", "BASE URL"), rows)
+    else:
+        out.line("no provider is configured: add a [providers.NAME] table, or set a variable such as OPENAI_API_KEY")
