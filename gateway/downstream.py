@@ -130,8 +130,7 @@ class SendDownstream:
         self._pump = tasks.spawn(self._run(), name="send")
 
     def start(self, status: int, headers: Headers, *, chunked: bool) -> None:
-        # The server dates the response and frames its body.
-        headers = [header for header in headers if header[0] != b"date"]
+        # The server frames the body by itself.
         self._put({"type": "http.response.start", "status": status, "headers": headers})
 
     def write(self, data: bytes) -> None:

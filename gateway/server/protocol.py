@@ -67,8 +67,8 @@ class DirectCycle(RequestResponseCycle):
     def start(self, status: int, headers: list[tuple[bytes, bytes]], *, chunked: bool) -> None:
         """Write the response head.
 
-        `headers` hold `content-length` unless `chunked`; `transfer-encoding`, `connection` and (where absent) `date`
-        are added here. An HTTP/1.0 caller gets no chunks but the end of the connection.
+        `headers` hold `content-length` unless `chunked`; `date`, `transfer-encoding` and `connection` are added here.
+        An HTTP/1.0 caller gets no chunks but the end of the connection.
         """
         if self.response_started:
             raise RuntimeError("response already started")
@@ -77,14 +77,10 @@ class DirectCycle(RequestResponseCycle):
         if self.disconnected:
             return
         lines = [STATUS_LINE[status]]
-        dated = False
+        for name, value in self.default_headers:
+            lines += (name, b": ", value, b"\r\n")
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-            if name == b"date":
-                dated = True
-        if not dated:
-            for name, value in self.default_headers:
-                lines += (name, b": ", value, b"\r\n")
         if chunked and self.scope["http_version"] == "1.0":
             chunked = self.keep_alive = False
         self.chunked_encoding = chunked

@@ -12,7 +12,7 @@ import math
 from gateway.deps import Deps, Handler
 from gateway.errors import CallerGone, GatewayError, MethodNotAllowed
 from gateway.exchange import Exchange, Headers
-from gateway.wire.dialects import error_body, error_event
+from gateway.wire.dialects import error_body, error_event, error_status
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ async def answer_error(x: Exchange, error: GatewayError) -> None:
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
     x.committed = True
-    x.status = error.status
+    x.status = error_status(x.target.dialect, error.status)
     x.bytes_out += len(body)
-    await x.send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await x.send({"type": "http.response.start", "status": x.status, "headers": headers})
     await x.send({"type": "http.response.body", "body": body, "more_body": False})
 
 

@@ -9,22 +9,18 @@ import re
 import urllib.parse
 from typing import NamedTuple
 
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialects import Dialect, dialect_of
 
 _PREFIXES = (b"/v1", b"/openai/v1", b"/api/v1")
 _SLASHES = re.compile(rb"//+")
 _DEPLOYMENT = re.compile(rb"/openai/deployments/([^/]+)(/.+)")
 
-_DIALECTS = {
-    b"/chat/completions": Dialect.OPENAI_CHAT,
-    b"/completions": Dialect.OPENAI_COMPLETIONS,
-    b"/responses": Dialect.OPENAI_RESPONSES,
-    b"/embeddings": Dialect.OPENAI_EMBEDDINGS,
-}
 #: What a provider keeps for its own administrators; the operator's credential must not open it to callers.
 _CLOSED = (b"/organization", b"/dashboard", b"/admin")
 
 _OTHER_LABEL = "/v1/*"
+#: Where the path names the model.
+_LABELS = {Dialect.GEMINI_GENERATE: "/v1/models/*:generateContent"}
 
 
 class Target(NamedTuple):
@@ -60,7 +56,7 @@ def resolve(raw_path: bytes) -> Target | None:
         return None
     if _SLASHES.sub(b"/", decoded).lower().startswith(_CLOSED):
         return None
-    dialect = _DIALECTS.get(path)
-    if dialect is None:
-        return Target(Dialect.OPENAI_OTHER, path, _OTHER_LABEL, model)
-    return Target(dialect, path, "/v1" + path.decode("ascii"), model)
+    dialect = dialect_of(path)
+    if dialect is Dialect.OPENAI_OTHER:
+        return Target(dialect, path, _OTHER_LABEL, model)
+    return Target(dialect, path, _LABELS.get(dialect) or "/v1" + path.decode("ascii"), model)
