@@ -186,6 +186,17 @@ def spawn(
     )
 
 
+def command_line(pid: int) -> bytes:
+    """What `pid` was started as, in whatever form the system tells it; empty when it is gone or can't be asked."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        asked = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return asked.stdout
+
+
 def wait_until(ready: Callable[[], bool], *, timeout_s: float, clock: Clock | None = None) -> bool:
     """Poll `ready` until it is true; False when it was not within `timeout_s`."""
     now = (clock or SystemClock()).monotonic

@@ -27,7 +27,7 @@ import msgspec
 
 from gateway.errors import ConfigError
 from gateway.infra.binaries import find_postgres, find_valkey
-from gateway.infra.children import Backoff, FileLock, spawn, wait_until
+from gateway.infra.children import Backoff, FileLock, command_line, spawn, wait_until
 from gateway.infra.clock import Clock, SystemClock
 from gateway.infra.programs import EmbeddedFailed, PostgresProgram, Program, ValkeyProgram, make_private
 from gateway.settings import Settings
@@ -188,13 +188,10 @@ class _Child:
     def _end_orphan(self) -> None:
         """Stop what an owner left behind that was killed where the kernel does not tell children.
 
-        We hold the owner's lock, so whoever holds this one has no owner; its command line must still name our data.
+        We hold the owner's lock, so whoever holds this one has none; its command line must still name our sockets.
         """
         pid = self._lock.holder()
-        if pid is None:
-            return
-        said = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False).stdout
-        if os.fsencode(self.program.data_dir) in said:
+        if pid is not None and os.fsencode(self.program.socket_path.parent) in command_line(pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, self.program.stop_signal)
 
