@@ -151,7 +151,8 @@ def _pending(migrations: Sequence[Migration], applied: Sequence[_Applied]) -> li
 async def _connect(dsn: str) -> Any:  # asyncpg has no types
     try:
         return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "migrate"})
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # InterfaceError: the URL says something that asyncpg does not understand.
         raise StoreUnavailable(detail=f"postgres: {type(error).__name__}: {error}") from error
 
 
