@@ -103,7 +103,7 @@ class Peer:
         request = ReceivedRequest(
             request.method, request.target, request.headers, body, request.head, request.connection
         )
-        self.upstream.requests.append(request)
+        self.upstream.record(request)
         return request
 
     async def _receive_chunks(self) -> bytes:
@@ -261,6 +261,17 @@ class ScriptedUpstream:
     async def connected(self, count: int) -> None:
         """Wait until `count` connections have been opened since the start."""
         while self.connections < count:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def record(self, request: ReceivedRequest) -> None:
+        """For a script that reads a request by itself."""
+        self.requests.append(request)
+        self._changed.set()
+
+    async def received(self, count: int) -> None:
+        """Wait until `count` requests have arrived whole."""
+        while len(self.requests) < count:
             self._changed.clear()
             await self._changed.wait()
 
