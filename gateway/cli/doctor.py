@@ -214,9 +214,9 @@ async def examine_postgres(settings: Settings, dsn: str) -> Sequence[Finding]:
         findings.append(Finding("warn", subject, detail, "raise max_connections, or lower database.pool_size"))
     if pending:
         embedded = settings.database.url is None
-        detail = f"{len(pending)} migrations are missing, from {pending[0]}"
+        detail = f"{len(pending)} missing, from {pending[0]}"
         findings.append(
-            Finding("ok", "migrations", f"{detail}; made at the next start")
+            Finding("ok", "migrations", f"{detail}; applied at the next start")
             if embedded
             else Finding("warn", "migrations", detail, "`gateway migrate`; `serve` does it at its start too")
         )
