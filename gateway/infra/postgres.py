@@ -9,9 +9,10 @@ Rules:
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 import asyncpg
@@ -37,15 +38,7 @@ _UNAVAILABLE = (
 )
 #: Connections idle for longer are closed, so that a quiet worker holds none.
 _IDLE_S = 300.0
-
-
-class Query(str):
-    """The text of one statement, with the name and purpose it has in its file."""
-
-    __slots__ = ("name", "purpose")
-
-    name: str
-    purpose: str
+_QUERY_HEADER = re.compile(r"-- ([a-z][a-z0-9_]*): \S.*")
 
 
 class Session:
@@ -116,7 +109,9 @@ class Database:
         except BaseException as error:
             # Cancelled or timed out in the middle of a statement: asking the server to stop it could wait as well.
             if isinstance(error, StoreUnavailable) or not isinstance(error, Exception):
-                connection.terminate()
+                # The driver may have noticed first, and taken it back.
+                with contextlib.suppress(asyncpg.InterfaceError):
+                    connection.terminate()
             raise
         finally:
             with contextlib.suppress(*_UNAVAILABLE, asyncpg.InterfaceError):
@@ -199,48 +194,27 @@ class _Transaction:
         # Else the connection is thrown away, and PostgreSQL rolls back by itself.
 
 
-class Queries(Mapping[str, Query]):
-    """The statements of one file, by name."""
-
-    def __init__(self, queries: dict[str, Query]) -> None:
-        self._queries = queries
-
-    def __getitem__(self, name: str) -> Query:
-        return self._queries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._queries)
-
-    def __len__(self) -> int:
-        return len(self._queries)
-
-
-def load_queries(path: Path) -> Queries:
-    """Read statements from a `.sql` file, where each begins with a line `-- name: purpose`.
+def load_queries(path: Path) -> Mapping[str, str]:
+    """Read statements from a `.sql` file, where each begins with a line `-- name: purpose`; the texts by name.
 
     Raises: ValueError for text before the first name, a name given twice, or one without a statement.
     """
-    texts: dict[str, tuple[str, list[str]]] = {}
-    lines: list[str] | None = None
+    bodies: dict[str, list[str]] = {}
+    body: list[str] | None = None
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        name, colon, purpose = line.removeprefix("-- ").partition(": ")
-        if line.startswith("-- ") and colon and name.isidentifier():
-            if name in texts:
-                raise ValueError(f"{path}:{number}: {name} is there twice")
-            lines = []
-            texts[name] = (purpose.strip(), lines)
-        elif lines is not None:
-            lines.append(line)
+        if header := _QUERY_HEADER.fullmatch(line):
+            if header[1] in bodies:
+                raise ValueError(f"{path}:{number}: {header[1]} is there twice")
+            body = bodies[header[1]] = []
+        elif body is not None:
+            body.append(line)
         elif line.strip() and not line.startswith("--"):
             raise ValueError(f"{path}:{number}: a statement without a `-- name: purpose` line")
-    queries: dict[str, Query] = {}
-    for name, (purpose, body) in texts.items():
-        query = Query("\n".join(body).strip().rstrip(";"))
-        if not query:
+    queries = {name: "\n".join(lines).strip().rstrip(";") for name, lines in bodies.items()}
+    for name, text in queries.items():
+        if not text:
             raise ValueError(f"{path}: {name} has no statement")
-        query.name, query.purpose = name, purpose
-        queries[name] = query
-    return Queries(queries)
+    return MappingProxyType(queries)
 
 
 async def _mapped(work: Awaitable[T]) -> T:
