@@ -65,10 +65,7 @@ def curves(series: Sequence[Curve], *, x_label: str, y_label: str, height: int =
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = x / x_max
-        if log_y:
-            up = math.log(max(y, y_min) / y_min) / (math.log(max(y_max, y_min * 10) / y_min))
-        else:
-            up = y / y_max
+        up = math.log(max(y, y_min) / y_min) / math.log(max(y_max, y_min * 10) / y_min) if log_y else y / y_max
         return (
             _LEFT + across * (_WIDTH - _LEFT - _RIGHT),
             height - _BOTTOM - up * (height - _TOP - _BOTTOM),

@@ -82,7 +82,7 @@ def _socket_inodes(pid: int) -> Iterator[str]:
         return
     for descriptor in descriptors:
         try:
-            target = os.readlink(descriptor)
+            target = str(descriptor.readlink())
         except OSError:
             continue
         if target.startswith("socket:["):

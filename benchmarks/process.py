@@ -1,4 +1,4 @@
-"""Processes of a run: started with a clean environment, their output in the scratch directory, ended by their own id."""
+"""Processes of a run: with a clean environment, their output in the scratch directory, ended by their own id."""
 
 import contextlib
 import os

@@ -120,8 +120,8 @@ def _run(
         scratch=scratch,
         load_core=cores.load,
         window_s=2.0 if options.quick else 6.0,
-        ramp_streams_per_s=350 if options.quick else 175,
-        ramp_streams_max=4000,
+        ramp_streams_per_s=300 if options.quick else 150,
+        ramp_streams_max=2500,
         use_wrk=_uses_wrk(options),
     )
     subject = _subject(options, scratch, providers)

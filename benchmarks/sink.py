@@ -11,7 +11,7 @@ import gc
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,22 +101,38 @@ def hold(sink: Sink, *, streams: int, seconds: float) -> int:
 
 
 def ramp(sink: Sink, *, first: int, last: int, streams_per_s: int, relay_cpu_s: Callable[[], float]) -> list[Point]:
-    """Open streams without pause, `first` in the first second, and see how many events come each second.
+    """Have `first` streams, then open more without pause up to `last`; how many events came in each second.
 
-    It ends at `last` streams, or when for three seconds on end less than 70 % of what was offered has come.
+    It goes on past the point where the relaying process falls behind: what it then delivers belongs to the picture.
     """
     gc.disable()
     try:
         hold(sink, streams=first, seconds=2.0)
         points: list[Point] = []
         start_s = _CLOCK.monotonic()
-        behind = 0
-        while len(sink) < last and behind < 3:
+        while len(sink) < last:
             points.append(_stretch(sink, streams_per_s=streams_per_s, start_s=start_s, relay_cpu_s=relay_cpu_s))
-            behind = behind + 1 if points[-1].delivered_per_s < 0.7 * points[-1].offered_per_s else 0
         return points
     finally:
         gc.enable()
+
+
+def sustained(points: Sequence[Point], *, share: float) -> float:
+    """Events a second where what is delivered falls below `share` of what is offered, for good.
+
+    Interpolated between the last point above and the first below; the last point's where it never falls below.
+    """
+    above = [index for index, point in enumerate(points) if point.delivered_per_s >= share * point.offered_per_s]
+    if not above:
+        return points[0].delivered_per_s
+    last = above[-1]
+    if last + 1 == len(points):
+        return points[last].delivered_per_s
+    here, after = points[last], points[last + 1]
+    surplus = here.delivered_per_s - share * here.offered_per_s
+    shortfall = share * after.offered_per_s - after.delivered_per_s
+    way = surplus / (surplus + shortfall)
+    return here.delivered_per_s + way * (after.delivered_per_s - here.delivered_per_s)
 
 
 def _stretch(sink: Sink, *, streams_per_s: int, start_s: float, relay_cpu_s: Callable[[], float]) -> Point:

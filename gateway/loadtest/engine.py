@@ -1,9 +1,9 @@
 """Runs a load: starts requests when the schedule says so, on as few connections as that takes, and measures.
 
 Rules
-- A run is warm-up, window, grace. Rates count what happened in the window; latencies count what was due in it, and the
-  grace lets those requests end, so that the slow ones aren't left out. What even then has not ended is `unfinished`,
-  what could not start because all streams were taken is `unsent`; either says that the percentiles are too good.
+- A run is warm-up, window, grace. Rates count what happened in the window; latencies also what ended in the grace,
+  so that the slow ones aren't left out. What even then has not ended is `unfinished`, what could not start because
+  all streams were taken is `unsent`; either says that the percentiles are too good.
 - The generator never decides anything by how fast the server is, but for `streams`, the bound on requests at a time.
 - A connection that failed keeps its place among the streams for `PAUSE_S`: a dead server isn't hammered.
 - No task and no future for each request: callbacks from the connections, one ticker, one sweep for timeouts.
@@ -233,8 +233,7 @@ class Engine:
         connection.due_s = due_s
         self._running.add(connection)
         connection.send(self._plan.request)
-        if due_s >= self._window_start_s:
-            self._measured.start_delay.record(_ns(connection.active_s - due_s))
+        self._measured.start_delay.record(_ns(connection.active_s - due_s))
 
     def _pause(self) -> None:
         self._pausing += 1
@@ -263,7 +262,7 @@ class Engine:
         elif connection.streams or last_s:
             return
         connection.last_event_s = now_s
-        if not last_s and connection.due_s >= self._window_start_s:
+        if not last_s:
             measured.first_token.record(_ns(now_s - connection.due_s))
 
     def on_end(self, connection: Connection, end: End, now_s: float) -> None:
@@ -279,8 +278,7 @@ class Engine:
         else:
             if self._in_window:
                 measured.completed += 1
-            if connection.due_s >= self._window_start_s:
-                measured.latency.record(_ns(now_s - connection.due_s))
+            measured.latency.record(_ns(now_s - connection.due_s))
         if connection.open:
             self._idle[connection] = None
         self._ended()

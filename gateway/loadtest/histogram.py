@@ -4,7 +4,7 @@ Buckets are log-linear: 128 to each power of two, so that a value comes back at 
 whatever its size. Recording costs a bit length and an addition; memory does not depend on how much was recorded.
 
 Rules: values are whole nanoseconds; negative ones count as 0 (clocks of two processors may differ by that little);
-what exceeds `LIMIT_NS` counts as that, and `max_ns` still tells the truth. Histograms of one kind can be added.
+what exceeds `LIMIT_NS` counts as that, and `max_ns` still tells the truth.
 """
 
 from collections.abc import Iterator
@@ -33,24 +33,13 @@ class Histogram:
 
     def record(self, value_ns: int, *, times: int = 1) -> None:
         value_ns = max(value_ns, 0)
-        if value_ns > self._max:
-            self._max = value_ns
+        self._max = max(self._max, value_ns)
         self._total += times
         self._sum += value_ns * times
-        if value_ns > LIMIT_NS:
-            value_ns = LIMIT_NS
+        value_ns = min(value_ns, LIMIT_NS)
         # The leading one and the seven bits after it choose the bucket; values below 256 have one of their own.
         shift = value_ns.bit_length() - _SUB_BITS - 1
         self._counts[value_ns if shift <= 0 else (shift << _SUB_BITS) + (value_ns >> shift)] += times
-
-    def add(self, other: "Histogram") -> None:
-        """Take in everything that `other` recorded."""
-        for index, count in enumerate(other._counts):
-            if count:
-                self._counts[index] += count
-        self._total += other._total
-        self._sum += other._sum
-        self._max = max(self._max, other._max)
 
     @property
     def max_ns(self) -> int:

@@ -1,9 +1,9 @@
 """What a run measured: collected in `Measurement` while it goes on, given out as `Result`, ready for JSON.
 
-Latency runs from when a request was due to its last byte, time to first token from when it was due to the end of the
-first event (or the first body byte, when the answer is no stream), and the delay between events is what a reader sees:
-events that arrive in one read are 0 apart. Latencies are of answers that were whole and 2xx; everything else is an
-error with a kind, and the kinds are bounded.
+Latency runs from when a request was due to its last byte, time to first token from when it was due to the end of
+the first event (or the first body byte, when the answer is no stream), and the delay between events is what a reader
+sees: events that arrive in one read are 0 apart. Latencies are of answers that were whole and 2xx; everything else is
+an error with a kind, and the kinds are bounded.
 """
 
 from typing import Final, Literal

@@ -1,8 +1,8 @@
 """When requests are due.
 
-Open loop: arrivals at a constant rate, whatever the server does. A request that could not start when it was due starts
-late and its latency counts from when it was due, so that a server that stalls cannot hide the stall by keeping the
-generator from sending (coordinated omission).
+Open loop: arrivals at a constant rate, whatever the server does. A request that could not start when it was due
+starts late and its latency counts from when it was due, so that a server that stalls cannot hide the stall by keeping
+the generator from sending (coordinated omission).
 
 Closed loop: so many requests at a time; the next is due when one has ended. That finds the highest throughput, and
 its latencies hold for callers who wait for each answer before they ask again.
