@@ -399,11 +399,15 @@ class Supervisor:
         self._stops += 1
         now = self._clock.monotonic()
         if self._stops == 1:
-            log.info("stopping: running requests have %g s to finish", self._settings.server.grace_s)
+            log.info("told to stop: running requests have %g s to finish", self._settings.server.grace_s)
             assert self._listening is not None
             self._listening.close()
             for slot in self._slots:
                 slot.due_at = None
+        else:
+            log.warning(
+                "told to stop again: %s", "cancelling what runs" if self._stops == 2 else "killing all workers"
+            )
         grace_s = self._settings.server.grace_s if self._stops == 1 else 0.0
         for worker in (*self._workers, *self._successors):
             worker.stopping = True
@@ -451,9 +455,8 @@ class Supervisor:
         """A new worker died before it was ready: the old ones stay."""
         if self._stops or worker.stopping:
             return
-        log.error(
-            "the new configuration is not used: a worker ended with %d: %s", status, worker.reason or "see its log"
-        )
+        reason = worker.reason or f"a worker ended with {status}"
+        log.error("the new configuration is not used: %s", reason)
         self._loaded, self._settings = self._previous, self._previous.settings
         assert self._listening is not None
         self._slots = self._slots[: worker_count(self._settings)]
