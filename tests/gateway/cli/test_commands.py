@@ -19,14 +19,6 @@ from gateway import __version__
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60
 COMMANDS = ("serve", "check", "doctor", "migrate", "keys", "healthcheck", "bench")
-#: Everything here that could reach the gateway under test from the shell that runs the tests.
-FOREIGN = re.compile(r"GATEWAY_.*|DATABASE_URL|REDIS_URL|.*_API_KEY|NO_COLOR|PYTHON.*")
-
-
-@pytest.fixture
-def environ(tmp_path) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not FOREIGN.fullmatch(name)}  # noqa: TID251
-    return inherited | {"GATEWAY__SERVER__DATA_DIR": str(tmp_path / "data")}
 
 
 @pytest.fixture

@@ -1,0 +1,113 @@
+"""What a person sees when the gateway starts, and that it starts and stops as a shell expects."""
+
+import io
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+from gateway.cli.serve import Welcome
+from gateway.cli.table import Printer
+from gateway.config import load
+from gateway.infra.embedded import Stores
+from gateway.infra.postgres import Database
+from gateway.kernel.key_store import find_key
+from gateway.kernel.keys import public_id
+
+ADDRESS = "http://127.0.0.1:8080"
+TIMEOUT_S = 60
+KEY = re.compile(r"gw_live_[A-Za-z0-9_-]{55}")
+
+
+def welcome(data_dir, **variables: str) -> tuple[Welcome, io.StringIO]:
+    out = io.StringIO()
+    loaded = load(environ={"GATEWAY__SERVER__DATA_DIR": str(data_dir)} | variables)
+    return Welcome(loaded, Printer(out)), out
+
+
+async def prepare(greeter: Welcome, dsn: str, data_dir, **variables: str) -> None:
+    settings = load(environ={"GATEWAY__SERVER__DATA_DIR": str(data_dir)} | variables).settings
+    await greeter.prepare(settings, Stores(dsn, ""))
+
+
+async def test_the_first_start_shows_a_key_that_works_once(database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    greeter, out = welcome(tmp_path)
+
+    await prepare(greeter, database, tmp_path)
+    greeter.announce(ADDRESS)
+
+    shown = set(KEY.findall(out.getvalue()))
+    assert len(shown) == 1
+    async with Database(database, pool_size=1, timeout_s=10) as connected:
+        assert await find_key(connected, public_id(shown.pop())) is not None
+
+    again, out = welcome(tmp_path)
+    await prepare(again, database, tmp_path)
+    again.announce(ADDRESS)
+    assert ADDRESS in out.getvalue()
+    assert not KEY.search(out.getvalue())
+
+
+async def test_production_makes_no_key(database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    production = {
+        "GATEWAY__SERVER__DEVELOPMENT": "false",
+        "GATEWAY__SERVER__HOST": "127.0.0.1",
+        "GATEWAY__AUTH__PEPPER": "a pepper of some length",
+    }
+    greeter, out = welcome(tmp_path, **production)
+
+    await prepare(greeter, database, tmp_path, **production)
+    greeter.announce(ADDRESS)
+
+    assert not KEY.search(out.getvalue())
+    assert not (tmp_path / "pepper").exists()
+
+
+def test_serve_announces_its_address_and_ends_well_when_told(database, redis_url, tmp_path, environ):
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--workers", "1"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environ | {"DATABASE_URL": database, "REDIS_URL": redis_url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as gateway:
+        try:
+            said = []
+            for line in gateway.stderr:
+                said.append(line)
+                if found := re.search(r"is ready: (http://\S+)", line):
+                    break
+            else:
+                raise AssertionError("".join(said))
+            with urllib.request.urlopen(f"{found[1]}/health", timeout=TIMEOUT_S) as answer:
+                assert answer.status == 200
+        finally:
+            gateway.send_signal(signal.SIGTERM)
+            _, rest = gateway.communicate(timeout=TIMEOUT_S)
+
+    assert gateway.returncode == 0, rest
+    assert "Traceback" not in rest
+
+
+def test_a_port_that_is_taken_is_one_readable_line(database, redis_url, tmp_path, environ):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", "serve", "--port", port, "--workers", "1"],
+            cwd=tmp_path,
+            env=environ | {"DATABASE_URL": database, "REDIS_URL": redis_url},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "Traceback" not in done.stderr
