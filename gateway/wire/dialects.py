@@ -107,7 +107,8 @@ def error_body(
     request_id: str = "",
 ) -> bytes:
     """An error as JSON. `type`, `code` and `param` are OpenAI's; the others are told by `status`."""
-    return _encode(_error_object(dialect, status, type, code, message, param, request_id))
+    plain = {"message": message, "type": type, "param": param, "code": code}
+    return _encode(_error_object(dialect, status, plain, request_id))
 
 
 def error_event(
@@ -136,31 +137,28 @@ def error_event(
         if request_id:
             body["request_id"] = request_id
         return b"event: error\ndata: " + _encode(body) + b"\n\n"
-    event = _encode(_error_object(dialect, status, type, code, message, param, request_id))
+    plain = {"message": message, "type": type, "param": param, "code": code}
+    event = _encode(_error_object(dialect, status, plain, request_id))
     if dialect is Dialect.ANTHROPIC_MESSAGES:
         return b"event: error\ndata: " + event + b"\n\n"
     frame = b"data: " + event + b"\n\n"
     return frame + DONE if dialect in DONE_DIALECTS else frame
 
 
-def _error_object(
-    dialect: Dialect, status: int, type_: str, code: str | None, message: str, param: str | None, request_id: str
-) -> dict[str, object]:
+def _error_object(dialect: Dialect, status: int, plain: dict[str, str | None], request_id: str) -> dict[str, object]:
+    """`plain`, OpenAI's error object, as the dialect has it."""
     status = error_status(dialect, status)
     if dialect is Dialect.ANTHROPIC_MESSAGES:
         kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-        body: dict[str, object] = {"type": "error", "error": {"type": kind, "message": message}}
+        body: dict[str, object] = {"type": "error", "error": {"type": kind, "message": plain["message"]}}
         if request_id:
             body["request_id"] = request_id
         return body
     if dialect is Dialect.GEMINI_GENERATE:
         name = _GEMINI_STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
-        error: dict[str, object] = {"code": status, "message": message, "status": name}
+        error: dict[str, object] = {"code": status, "message": plain["message"], "status": name}
         if request_id:
             info = {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": request_id}
             error["details"] = [info]
         return {"error": error}
-    error = {"message": message, "type": type_, "param": param, "code": code}
-    if request_id:
-        error["request_id"] = request_id
-    return {"error": error}
+    return {"error": {**plain, "request_id": request_id} if request_id else plain}

@@ -126,7 +126,7 @@ _HARMLESS_CONNECTION = frozenset({b"", b"keep-alive", b"close", b"Keep-Alive", b
 
 
 class _Verdicts(dict[bytes, int]):
-    """Remembers the verdict on each header name, so that a name costs one look-up; bounded, as callers choose them."""
+    """Remembers the verdict on each header name, so that a name costs one look-up. Bounded: callers choose names."""
 
     SIZE_MAX = 4096
 
@@ -220,8 +220,8 @@ def response_headers(
 ) -> Headers:
     """A provider's headers as the caller gets them, then the gateway's `own`.
 
-    `keep_length` where the body is relayed byte for byte and its length is known. `keep_encoding=False` where the body
-    was inflated on the way. `keep_ratelimit=False` hides the limits of the account that all callers share.
+    `keep_length` where the body is relayed byte for byte and its length is known. `keep_encoding=False` where it was
+    inflated on the way. `keep_ratelimit=False` hides the limits of the account that all callers share.
     """
     verdicts = _response_verdicts
     sent: Headers = []

@@ -6,12 +6,13 @@ Rules:
   escaped spelling of either) the body is refused: never authorise one model and send another.
 - What a provider might accept is let through: unknown members, repeated unknown members, `NaN`, invalid UTF-8, lone
   surrogates, a byte order mark, a `stream` that is not a boolean. What no parser accepts is refused.
-- Work is linear in the body and done in C; Python runs once for each top-level member, and `MEMBERS_MAX` bounds those.
+- Work is linear in the body and done in C; Python runs once for each top-level member, `MEMBERS_MAX` of them at most.
   Nesting is bounded by the interpreter's own recursion limit, a little under 1,000 levels.
 
-How it reads, and why that is right: msgspec gives every top-level member with its raw value, but of a repeated name only the last, and no
-offsets. So the members are walked over the text in the order given: each must stand where the one before ended, with
-exactly that value. A repeated name can't satisfy that, and is then looked for member by member.
+How it reads, and why that is right: msgspec gives every top-level member with its raw value, but of a repeated name
+only the last, and no offsets. So the members are walked over the text in the order given: each must stand where the
+one before ended, with exactly that value. With a repeated name the walk can't come out at the closing brace, and the
+body is then read member by member.
 """
 
 import re
@@ -22,6 +23,7 @@ from operator import itemgetter
 import msgspec
 
 from gateway.errors import BadRequest
+from gateway.wire.jsontext import CLOSING, OPENING, TOKEN, mask_escapes
 from gateway.wire.sse import BOM
 
 #: Half-open byte range `[start, end)` in the body.
@@ -88,12 +90,11 @@ _USUAL = {
     )
 }
 
-_HEAD = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_HEAD = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _OPEN = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{")
 _COMMA = re.compile(rb"[ \t\r\n]*,")
 _END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*\Z")
 _SCALAR = re.compile(rb"[^ \t\r\n,\]}]+")
-_TOKEN = re.compile(rb'"[^"]*"|[\[\]{}]')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_A_NUMBER = re.compile(rb"NaN|Infinity")
 _ASCII_ONLY = bytes(byte if byte < 0x80 else 0x7F for byte in range(256))
@@ -113,7 +114,7 @@ def peek(body: bytes) -> Peek:
     A missing `model` is None: whether that will do is the caller's to decide.
 
     Raises:
-        BadRequest: not a JSON object, not whole, nested too deeply, a watched member twice, or a `model` that is not a
+        BadRequest: not a JSON object, not whole, nested too deeply, a watched member twice, or a `model` that is no
             string; `param` names the member.
     """
     spans: dict[str, Span] | None = None
@@ -203,6 +204,9 @@ def _walk(text: bytes, members: dict[str, msgspec.Raw]) -> dict[str, Span] | Non
         if usual is not None and text.startswith(member := usual + raw, at):
             start = at + len(usual)
             end = at + len(member)
+        elif usual is not None and text.startswith(member := usual + b" " + raw, at):
+            start = at + len(usual) + 1
+            end = at + len(member)
         else:
             head = _HEAD.match(text, at)
             if head is None or _name(head[1]) != key:
@@ -212,12 +216,16 @@ def _walk(text: bytes, members: dict[str, msgspec.Raw]) -> dict[str, Span] | Non
             if not text.startswith(value, start):
                 return None
             end = start + len(value)
+            if usual is None:
+                _refuse_lookalike(key, members)
         if key in WATCHED:
             spans[key] = (start, end)
-        elif usual is None:
-            _refuse_lookalike(key, members)
         at = end + 1 if text[end] == 0x2C else _after(_COMMA, text, end)
-    return spans if text[at] == 0x7D and at == len(text) - 1 or _END.match(text, at) else None
+        # One space after the comma is as usual as none.
+        at += text[at] == 0x20
+    if text[at] == 0x7D and at == len(text) - 1:
+        return spans
+    return spans if _END.match(text, at) else None
 
 
 def _search(body: bytes, names: Collection[str], *, owner: str = "") -> dict[str, Span]:
@@ -238,11 +246,8 @@ def _search(body: bytes, names: Collection[str], *, owner: str = "") -> dict[str
 
 
 def _members(body: bytes) -> Iterator[tuple[str, Span, Span]]:
-    """Name, span of the name with its quotes, and span of the value of every member of an object known to be whole."""
-    masked = body
-    if b"\\" in body:
-        # Same length, and every quote that is left opens or closes a string.
-        masked = body.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    """Name, span of the name with its quotes and span of the value, of each member of an object known to be whole."""
+    masked = mask_escapes(body)
     at = _after(_OPEN, body, 0)
     for _ in range(MEMBERS_MAX):
         head = _HEAD.match(body, at)
@@ -259,14 +264,14 @@ def _value_end(masked: bytes, start: int) -> int:
     first = masked[start : start + 1]
     if first == b'"':
         return masked.index(b'"', start + 1) + 1
-    if first not in (b"{", b"["):
+    if first not in OPENING:
         return _after(_SCALAR, masked, start)
     depth = 0
-    for token in islice(_TOKEN.finditer(masked, start), TOKENS_MAX):
+    for token in islice(TOKEN.finditer(masked, start), TOKENS_MAX):
         mark = token[0]
-        if mark in (b"{", b"["):
+        if mark in OPENING:
             depth += 1
-        elif mark in (b"}", b"]"):
+        elif mark in CLOSING:
             depth -= 1
             if depth == 0:
                 return token.end()

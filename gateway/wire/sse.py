@@ -76,8 +76,12 @@ def cut(buffer: bytes | bytearray, start: int, scanned: int) -> int:
     Bytes before `scanned` were looked at by an earlier call for the same block, and are not looked at again.
     """
     blank = _LEADING.match(buffer, start)
-    if blank is None:
-        blank = _BLANK.search(buffer, max(start, scanned - _OVERLAP))
+    return find_blank(buffer, scanned, start) if blank is None else blank.end()
+
+
+def find_blank(buffer: bytes | bytearray, scanned: int, start: int = 0) -> int:
+    """Where the first blank line ends that was not complete before `scanned`; -1 where there is none."""
+    blank = _BLANK.search(buffer, max(start, scanned - _OVERLAP))
     return -1 if blank is None else blank.end()
 
 

@@ -1,10 +1,39 @@
-"""What a call used, in one shape for every dialect."""
+"""What a call used, in one shape for every dialect.
 
+Rules:
+- One reader for every `usage` object of the OpenAI family and of those who copy it: chat, completions, responses,
+  embeddings, images and transcriptions. What is missing, null or not a count is 0; it never raises.
+- Parts are carved out of the totals one after the other, so that they never overlap and never exceed them.
+- A provider's own charge is exact decimal arithmetic and is only read where it is trusted.
+
+It prices nothing, and guesses nothing: an object without any count is None.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from decimal import ROUND_CEILING, Decimal
+from itertools import islice
 from typing import Literal
 
 import msgspec
 
+from gateway.wire.jsontext import CLOSING, OPENING, TOKEN, mask_escapes
+
 UsageSource = Literal["reported", "estimated", "partial"]
+
+#: A count above this is no count but a broken report.
+COUNT_MAX = 10**12
+_COST_USD_MAX = Decimal(1_000_000)
+_NANOS = Decimal(1_000_000_000)
+# xAI charges in ticks of 1e-10 dollars.
+_TICKS_PER_NANO = Decimal(10)
+
+#: How many places that look like a usage object are tried in the end of a long text, and how far one is read.
+_CANDIDATES_MAX = 8
+_TOKENS_MAX = 20_000
+
+_CANDIDATE = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
+_TIER = re.compile(rb'"service_tier"[ \t\r\n]*:[ \t\r\n]*"([a-z_]{1,32})"')
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,3 +62,198 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     provider_cost_nanos: int | None = None
     service_tier: str | None = None
     source: UsageSource = "reported"
+
+
+# Decimals, because a charge is money.
+_decode = msgspec.json.Decoder(dict[str, object], float_hook=Decimal).decode
+
+
+def parse_usage(
+    raw: bytes | msgspec.Raw, *, trust_cost: bool = False, service_tier: str | None = None
+) -> Usage | None:
+    """Read one `usage` object; None where it is not an object or counts nothing. See `normalise`."""
+    report = read_report(raw)
+    return None if report is None else normalise(report, trust_cost=trust_cost, service_tier=service_tier)
+
+
+def read_report(raw: bytes | msgspec.Raw) -> dict[str, object] | None:
+    """A `usage` object as the provider wrote it, or None."""
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def normalise(
+    report: Mapping[str, object], *, trust_cost: bool = False, service_tier: str | None = None
+) -> Usage | None:
+    """A provider's report in our shape; None where it counts nothing.
+
+    `trust_cost` takes what the provider says it charged. `service_tier` is what the answer says it was served as.
+    """
+    inputs = _first(report, "prompt_tokens", "input_tokens")
+    outputs = _first(report, "completion_tokens", "output_tokens")
+    total = _first(report, "total_tokens")
+    seconds = report.get("seconds") if report.get("type") == "duration" else None
+    if inputs is None and outputs is None and total is None and seconds is None:
+        return None
+    input_tokens = inputs if inputs is not None else max((total or 0) - (outputs or 0), 0)
+    output_tokens = outputs or 0
+    into = _part(report, "prompt_tokens_details", "input_tokens_details", "input_token_details")
+    out = _part(report, "completion_tokens_details", "output_tokens_details", "output_token_details")
+
+    read = _first(report, "cache_read_input_tokens") or 0
+    written = _first(report, "cache_creation_input_tokens") or 0
+    if "prompt_tokens" not in report and (read or written) and not into:
+        # Anthropic counts the two beside the input; here they are inside.
+        input_tokens += read + written
+    cached = _first(into, "cached_tokens") or _first(report, "prompt_cache_hit_tokens") or read
+    written = _first(into, "cache_write_tokens") or written
+    ttl = _part(into, "cache_write_tokens_details") or _part(report, "cache_creation")
+    # Whatever is kept for longer than the shortest time has one price here.
+    written_long = min(written, _first(ttl, "ttl_12h_tokens", "ephemeral_1h_input_tokens") or 0)
+    reasoning = _first(out, "reasoning_tokens", "thinking_tokens") or _first(report, "reasoning_tokens") or 0
+    if reasoning and total == input_tokens + output_tokens + reasoning:
+        # xAI, and Gemini behind its OpenAI paths, leave reasoning out of the completion; their total gives it away.
+        output_tokens += reasoning
+
+    inside = _Carver(input_tokens)
+    outside = _Carver(output_tokens)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        input_cached_tokens=inside.carve(cached),
+        input_cache_write_1h_tokens=inside.carve(written_long),
+        input_cache_write_tokens=inside.carve(written - written_long),
+        input_audio_tokens=inside.carve(_first(into, "audio_tokens") or 0),
+        input_image_tokens=inside.carve(_first(into, "image_tokens") or 0),
+        output_reasoning_tokens=outside.carve(reasoning),
+        output_audio_tokens=outside.carve(_first(out, "audio_tokens") or 0),
+        output_image_tokens=outside.carve(_first(out, "image_tokens") or 0),
+        seconds=_seconds(seconds),
+        searches=_searches(report),
+        provider_cost_nanos=_cost(report) if trust_cost else None,
+        service_tier=service_tier,
+    )
+
+
+def count_searches(raw: bytes | msgspec.Raw) -> int:
+    """Web searches in the `tool_usage` that the responses dialect puts beside `usage`."""
+    report = read_report(raw) or {}
+    return _first(_part(report, "web_search"), "num_requests") or 0
+
+
+def find_usage(text: bytes, *, depths: tuple[int, ...] = (1,)) -> bytes | None:
+    """The last `usage` object in the end of a long JSON text, without reading what is before it.
+
+    `text` must run to the end of the JSON, its start may be cut anywhere. `depths` are how many objects are still
+    open around the member: 1 at the top of a body, 2 inside the `response` of a terminal event. Inside a JSON string
+    a quote has a backslash before it, so a match without one is a member, and counting brackets from there is sound.
+    """
+    for start in islice(_candidates(text), _CANDIDATES_MAX):
+        end, depth = _balance(text, start)
+        if depth in depths:
+            return text[start:end]
+    return None
+
+
+def find_service_tier(text: bytes) -> str | None:
+    """The last `service_tier` in the end of a JSON text, or None."""
+    at = text.rfind(b'"service_tier"')
+    if at <= 0 or text[at - 1] == 0x5C:
+        return None
+    tier = _TIER.match(text, at)
+    return None if tier is None else tier[1].decode()
+
+
+def _candidates(text: bytes) -> Iterator[int]:
+    """Where the value of a `usage` member opens, from the last to the first."""
+    at = len(text)
+    while (at := text.rfind(b'"usage"', 0, at)) > 0:
+        opened = _CANDIDATE.match(text, at)
+        if opened is not None and text[at - 1] != 0x5C:
+            yield opened.end() - 1
+
+
+def _balance(text: bytes, start: int) -> tuple[int, int]:
+    """Where the object at `start` ends, and how many brackets are closed after it up to the end of `text`."""
+    masked = mask_escapes(text[start:])
+    depth, end = 0, -1
+    for token in islice(TOKEN.finditer(masked), _TOKENS_MAX):
+        mark = token[0]
+        if mark in OPENING:
+            depth += 1
+        elif mark in CLOSING:
+            depth -= 1
+            if depth == 0 and end < 0:
+                end = start + token.end()
+    return end, -depth
+
+
+class _Carver:
+    """Hands out parts of a total until nothing is left."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+
+    def carve(self, part: int) -> int:
+        taken = min(part, self._left)
+        self._left -= taken
+        return taken
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        value = int(value) if abs(value) <= COUNT_MAX else None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX:
+        return value
+    return None
+
+
+def _first(report: Mapping[str, object], *names: str) -> int | None:
+    """The first of these members that is a count."""
+    for name in names:
+        if (count := _count(report.get(name))) is not None:
+            return count
+    return None
+
+
+def _part(report: Mapping[str, object], *names: str) -> dict[str, object]:
+    """The first of these members that is an object, else an empty one."""
+    for name in names:
+        value = report.get(name)
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, int | Decimal) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX:
+        return float(value)
+    return 0.0
+
+
+def _searches(report: Mapping[str, object]) -> int:
+    served = _part(report, "server_tool_use", "server_tool_use_details")
+    return _first(served, "web_search_requests") or _first(report, "num_search_queries") or 0
+
+
+def _cost(report: Mapping[str, object]) -> int | None:
+    """Nano-dollars the provider says it charged, rounded up.
+
+    OpenRouter's `cost` leaves out what a caller's own upstream key was charged; that is beside it.
+    """
+    ticks = _count(report.get("cost_in_usd_ticks"))
+    if ticks is not None:
+        return int((ticks / _TICKS_PER_NANO).to_integral_value(ROUND_CEILING))
+    cost = report.get("cost")
+    if isinstance(cost, dict):
+        cost = cost.get("total_cost")
+    parts = [cost]
+    if report.get("is_byok") is True:
+        parts.append(_part(report, "cost_details").get("upstream_inference_cost"))
+    total: Decimal | None = None
+    for part in parts:
+        if isinstance(part, int | Decimal) and not isinstance(part, bool) and 0 <= part <= _COST_USD_MAX:
+            total = (total or Decimal(0)) + part
+    return None if total is None else int((total * _NANOS).to_integral_value(ROUND_CEILING))
