@@ -34,11 +34,9 @@ LIMIT_MAX: Final = 10**12
 #: How many budgets a scope can have.
 BUDGETS_MAX: Final = 16
 
-#: The fields of a scope's hash before its buckets: balance, held, in flight, budget counters, time of last write.
-SCOPE_FIELDS: Final = ("bal", "held", "conc", "spent", "ts")
-_REQUESTS: Final = (("rm", MINUTE_US), ("rh", HOUR_US), ("rd", DAY_US), ("rM", MONTH_US))
-#: Each token bucket has a second field: when it last stood empty.
-_TOKENS: Final = (("tm", "em", MINUTE_US), ("th", "eh", HOUR_US), ("td", "ed", DAY_US), ("tM", "eM", MONTH_US))
+#: The buckets by number, from one: requests, then tokens. The name is that of the field which holds what is used.
+BUCKETS: Final = ("rm", "rh", "rd", "rM", "tm", "th", "td", "tM")
+BUCKET_WINDOWS_US: Final = (MINUTE_US, HOUR_US, DAY_US, MONTH_US) * 2
 #: What callers are told a bucket is called.
 BUCKET_NAMES: Final = {
     "rm": "requests per minute",
@@ -120,67 +118,56 @@ def pack_limits(
     model: Limits | None = None,
     overdraft_nanos: Nanos = 0,
 ) -> bytes:
-    """`[overdraft, account, key, model]`, each scope being
-    `[concurrency or -1, fields to read, number of request buckets, [limit, window us, capacity, ...],
-    [budget window 1-4, limit nanos, 1 if hard else 0, ...]]`.
+    """One flat array: the overdraft, and then for the account, the key and the model
+    `concurrency or -1, number of buckets, (bucket number, limit, capacity) of each, number of budgets,
+    (window 1-4, limit nanos, 1 if hard else 0) of each`. Flat, because each table costs the script an allocation.
 
-    The fields are `SCOPE_FIELDS`, then one for each request bucket, then two for each token bucket. Budgets are in
-    rising order, so that notices come in the order in which they are earned.
+    Buckets are in the order of `BUCKETS`; budgets in rising order, so that notices come in the order in which they
+    are earned.
 
     Raises:
         ValueError: a negative or oversized limit, or too many budgets.
     """
     if not 0 <= overdraft_nanos <= MAX_NANOS:
         raise ValueError(f"overdraft out of bounds: {overdraft_nanos}")
-    scopes = [_pack_scope(account), _pack_scope(key), _pack_scope(NO_LIMITS if model is None else model)]
-    return msgspec.msgpack.encode([overdraft_nanos, *scopes])
+    packed = [overdraft_nanos]
+    for limits in (account, key, NO_LIMITS if model is None else model):
+        _pack_scope(limits, packed)
+    return msgspec.msgpack.encode(packed)
 
 
 def _counts(limits: Limits) -> Iterable[tuple[str, int | None]]:
     return [(name, getattr(limits, name)) for name in _COUNTS]
 
 
-def _pack_scope(limits: Limits) -> list[object]:
+def _pack_scope(limits: Limits, packed: list[int]) -> None:
     for name, count in _counts(limits):
         if count is not None and not 0 <= count <= LIMIT_MAX:
             raise ValueError(f"{name} out of bounds: {count}")
-    fields = list(SCOPE_FIELDS)
-    numbers: list[int] = []
-    request_limits = (
+    if len(limits.budgets) > BUDGETS_MAX:
+        raise ValueError(f"{len(limits.budgets)} budgets, at most {BUDGETS_MAX} are possible")
+    per_bucket = (
         limits.burst if limits.requests_per_minute is None else limits.requests_per_minute,
         limits.requests_per_hour,
         limits.requests_per_day,
         limits.requests_per_month,
-    )
-    for (field, window_us), limit in zip(_REQUESTS, request_limits, strict=True):
-        if limit is not None:
-            capacity = min(limit, limits.burst) if field == "rm" and limits.burst is not None else limit
-            fields.append(field)
-            numbers += (limit, window_us, capacity)
-    request_buckets = len(numbers) // 3
-    token_limits = (
         limits.tokens_per_minute,
         limits.tokens_per_hour,
         limits.tokens_per_day,
         limits.tokens_per_month,
     )
-    for (field, empty_field, window_us), limit in zip(_TOKENS, token_limits, strict=True):
+    buckets: list[int] = []
+    for number, limit in enumerate(per_bucket, 1):
         if limit is not None:
-            fields += (field, empty_field)
-            numbers += (limit, window_us, limit)
-    concurrency = -1 if limits.concurrency is None else limits.concurrency
-    return [concurrency, fields, request_buckets, numbers, _pack_budgets(limits.budgets)]
-
-
-def _pack_budgets(budgets: tuple[Budget, ...]) -> list[int]:
-    if len(budgets) > BUDGETS_MAX:
-        raise ValueError(f"{len(budgets)} budgets, at most {BUDGETS_MAX} are possible")
-    packed: list[int] = []
-    for budget in sorted(budgets, key=lambda b: (BUDGET_WINDOWS.index(b.window), b.limit_nanos)):
+            capacity = min(limit, limits.burst) if number == 1 and limits.burst is not None else limit
+            buckets += (number, limit, capacity)
+    budgets: list[int] = []
+    for budget in sorted(limits.budgets, key=lambda b: (BUDGET_WINDOWS.index(b.window), b.limit_nanos)):
         if not 0 <= budget.limit_nanos <= MAX_NANOS:
             raise ValueError(f"budget out of bounds: {budget.limit_nanos}")
-        packed += (BUDGET_WINDOWS.index(budget.window) + 1, budget.limit_nanos, int(budget.hard))
-    return packed
+        budgets += (BUDGET_WINDOWS.index(budget.window) + 1, budget.limit_nanos, int(budget.hard))
+    packed.append(-1 if limits.concurrency is None else limits.concurrency)
+    packed += (len(buckets) // 3, *buckets, len(budgets) // 3, *budgets)
 
 
 def window_ids(now_us: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
 -- The second step of a sweep: the holds behind those leases, which name the keys that ending them takes.
 --
 -- KEYS: holds
-return call('MGET', unpack(KEYS))
+return redis.call('MGET', unpack(KEYS))
