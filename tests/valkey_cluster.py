@@ -20,20 +20,23 @@ SLOTS = 16384
 class Server:
     """One server on a port of its own, of which the next start is the same again."""
 
-    def __init__(self, folder: Path, *arguments: str, sentinel: bool = False) -> None:
+    def __init__(self, folder: Path, *arguments: str, sentinel_of: "Server | None" = None) -> None:
         self.port = free_port()
         self.folder = folder / str(self.port)
         self.folder.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
         self._config = self.folder / "valkey.conf"
-        self._config.write_text("")
+        self._config.write_text(
+            f"sentinel monitor main 127.0.0.1 {sentinel_of.port} 1\nsentinel down-after-milliseconds main 1000\n"
+            if sentinel_of
+            else ""
+        )
         self._arguments = [
             *("--port", str(self.port)),
             *("--bind", "127.0.0.1"),
             *("--dir", str(self.folder)),
-            *([] if sentinel else ["--save", ""]),
+            *(["--sentinel"] if sentinel_of else ["--save", ""]),
             *arguments,
-            *(["--sentinel"] if sentinel else []),
         ]
 
     @property
@@ -130,12 +133,19 @@ class ValkeyCluster:
         server = Server(self._folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000").start()
         self.servers.append(server)
         self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", server.port)
-        wait_until(lambda: all(self.knows(each, server) for each in self.servers))
+        self.wait_ok()
         return server
 
-    def knows(self, server: Server, other: Server) -> bool:
+    def replicate(self, replica: Server, master: Server) -> None:
+        """Make `replica` one of `master`'s, and wait until it has its data."""
+        wait_until(lambda: replica.answers("CLUSTER", "REPLICATE", node_id(master)) == b"OK")
+        wait_until(lambda: b"master_link_status:up" in (replica.answers("INFO", "replication") or b""))
+        # A replica stands for election only if its master is known to have slots.
+        wait_until(lambda: all(self.counts(each, b" slave ") == 1 for each in self.servers))
+
+    def counts(self, server: Server, word: bytes) -> int:
         nodes = server.answers("CLUSTER", "NODES")
-        return isinstance(nodes, bytes) and f"127.0.0.1:{other.port}@".encode() in nodes
+        return nodes.replace(b"myself,", b"").count(word) if isinstance(nodes, bytes) else -1
 
     def owner(self, slot: int) -> Server:
         reply = self.servers[0].ask("CLUSTER", "SLOTS")
@@ -150,14 +160,12 @@ class ValkeyCluster:
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", node_id(target))
         return source
 
-    def move_keys(self, slot: int, source: Server, target: Server) -> int:
-        moved = 0
-        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
+    def move_keys(self, slot: int, source: Server, target: Server, *, pause_s: float = 0.0) -> None:
+        """One by one, so that what needs two keys of the slot meets them apart."""
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
             assert isinstance(keys, list)
-            names = [key.decode() for key in keys]
-            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *names)
-            moved += len(names)
-        return moved
+            source.ask("MIGRATE", "127.0.0.1", target.port, keys[0].decode(), 0, 5000)
+            time.sleep(pause_s)
 
     def end_move(self, slot: int, target: Server) -> None:
         for server in (target, *(each for each in self.servers if each is not target)):
@@ -211,6 +219,25 @@ def valkey(*arguments: str) -> Iterator[Server]:
             yield server.start()
         finally:
             server.stop()
+
+
+@contextlib.contextmanager
+def watched_pair() -> Iterator[tuple[Server, Server, Server]]:
+    """A master, its replica, and a Sentinel that calls the master `main`."""
+    with tempfile.TemporaryDirectory(prefix="gw-sentinel-") as folder, contextlib.ExitStack() as stack:
+        servers = []
+        for _ in range(2):
+            server = Server(Path(folder), "--repl-diskless-sync-delay", "0")
+            stack.callback(server.stop)
+            servers.append(server.start())
+        master, replica = servers
+        replica.ask("REPLICAOF", "127.0.0.1", master.port)
+        wait_until(lambda: b"master_link_status:up" in (replica.answers("INFO", "replication") or b""))
+        sentinel = Server(Path(folder), sentinel_of=master)
+        stack.callback(sentinel.stop)
+        sentinel.start()
+        wait_until(lambda: sentinel.answers("SENTINEL", "REPLICAS", "main"))
+        yield master, replica, sentinel
 
 
 @contextlib.contextmanager
