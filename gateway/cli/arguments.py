@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         commands,
         shared,
         "doctor",
-        "look for everything that could keep the gateway from running well",
+        "look for whatever keeps the gateway from running well",
         "Check the configuration, the installation, the data directory, PostgreSQL, Redis and the limits of this "
         "machine, and say what to do about what is wrong. Exit status 1 if anything fails; warnings do not count.",
     )
@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "GET /health on the configured address, waiting for at most two seconds. Made for containers.",
     )
     _listening(healthcheck)
+    _bench(commands, shared)
     return top
 
 
@@ -103,6 +104,45 @@ def _keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", share
         "Revoke a key. Every running gateway refuses it within a second; this can't be undone.",
     )
     revoke.add_argument("key", metavar="ID|NAME", help="its public id or its name, as `keys list` shows them")
+
+
+def _bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
+    bench = _command(
+        commands,
+        shared,
+        "bench",
+        "put load on a gateway and report what its callers would see",
+        "Send requests to this gateway, or to any OpenAI-compatible server, and report latency, time to first token, "
+        "delays between events and errors. Without --rate, --streams requests run at a time, each caller waiting for "
+        "its answer; with it, requests start at that rate whatever the server does, and latency counts from when "
+        "they were due. The requests are real: a provider behind the server may charge for them. Exit status 1 if "
+        "none succeeded, 130 if Ctrl-C ended the run; the report is printed all the same.",
+    )
+    bench.add_argument("--url", metavar="URL", help="where to send them (default: the gateway configured here)")
+    bench.add_argument("--key", metavar="KEY", help="the key to call with, or file:PATH to read it from a file")
+    bench.add_argument("--streams", metavar="N", type=int, default=64, help="most requests at a time (default 64)")
+    bench.add_argument("--rate", metavar="R", type=float, help="start R requests a second (default: as answers come)")
+    bench.add_argument("--duration", metavar="T", default="30s", help="how long to measure: 30s, 2m (default 30s)")
+    bench.add_argument("--warmup", metavar="T", default="1s", help="uncounted load before that (default 1s)")
+    bench.add_argument(
+        "--grace", metavar="T", default="30s", help="how long running requests may take to end then (default 30s)"
+    )
+    bench.add_argument(
+        "--timeout", metavar="T", default="60s", help="a request fails when nothing comes for so long (default 60s)"
+    )
+    bench.add_argument("--model", metavar="M", default="echo", help="the model to ask for (default echo)")
+    bench.add_argument(
+        "--prompt", metavar="TEXT", default="Count slowly from one to twenty.", help="the user message to send"
+    )
+    bench.add_argument("--max-tokens", metavar="N", type=int, help="a bound for each answer")
+    bench.add_argument("--no-stream", action="store_true", help="ask for whole answers")
+    bench.add_argument("--body", metavar="FILE", help="send this JSON instead of a request made from the above")
+    bench.add_argument(
+        "--header", metavar="H", action="append", default=[], help="a further header, `name: value`; may be repeated"
+    )
+    bench.add_argument("--ca-file", metavar="FILE", help="trust these certificate authorities (PEM)")
+    bench.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
+    bench.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
 
 
 def _command(
