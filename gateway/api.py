@@ -17,7 +17,9 @@ from gateway.errors import BadRequest, ConfigError
 from gateway.exchange import Call, Headers, Offer
 from gateway.secret import Secret
 from gateway.wire.dialects import Dialect
-from gateway.wire.peek import Peek, Span
+from gateway.wire.headers import request_headers
+from gateway.wire.peek import Peek, Span, peek, rewrite
+from gateway.wire.taps import JSONTap, PassTap, SSETap
 from gateway.wire.usage import Usage
 
 API_VERSION = 1
@@ -87,15 +89,23 @@ class Tap(Protocol):
 
     `feed` gets every body chunk (transfer coding already undone) and returns what the caller is sent for it: the
     same object when nothing changes. `end` is called once at the clean end of the body and returns what is still to
-    be sent. State must not grow with the length of the stream.
+    be sent. State must not grow with the length of the stream. The facts are read, never set, from outside.
     """
 
-    #: True once the answer was seen to be whole (its terminator or finish reason came by).
-    complete: bool
-    #: True when what `feed` and `end` return may differ in length from what came in.
-    rewrites: bool
-    #: True while what was returned so far ends inside an event, which an error event must not be glued to.
-    mid_event: bool
+    @property
+    def complete(self) -> bool:
+        """True once the answer was seen to be whole (its terminator or finish reason came by)."""
+        ...
+
+    @property
+    def rewrites(self) -> bool:
+        """True when what `feed` and `end` return may differ in length from what came in."""
+        ...
+
+    @property
+    def mid_event(self) -> bool:
+        """True while what was returned so far ends inside an event, which an error event must not be glued to."""
+        ...
 
     def feed(self, data: bytes) -> bytes: ...
 
@@ -179,12 +189,13 @@ class Lifecycle(Protocol):
 
 
 class KnownProvider(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider that needs no table in a file: setting `variable` to its key turns it on under `name`."""
+    """A provider that an adapter knows by name: its table in a file need not say which adapter and where."""
 
     name: str
     title: str
     #: The entry-point name of the adapter that talks to it.
     adapter: str
+    #: Setting it to the provider's key turns the provider on without any table; empty where nothing does.
     variable: str
     base_url: str
 
@@ -206,18 +217,24 @@ __all__ = [
     "Dialect",
     "Failure",
     "Headers",
+    "JSONTap",
     "Known",
     "KnownProvider",
     "Lifecycle",
     "Offer",
     "Origin",
+    "PassTap",
     "Peek",
     "ProviderConfig",
     "ResponseHead",
+    "SSETap",
     "Secret",
     "Span",
     "Tap",
     "UpstreamRequest",
     "Usage",
     "parse_base_url",
+    "peek",
+    "request_headers",
+    "rewrite",
 ]
