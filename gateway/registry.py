@@ -27,7 +27,7 @@ from gateway.settings import Settings, Timeouts
 
 ADAPTERS = "gateway.adapters"
 PLUGINS = "gateway.plugins"
-#: The distribution whose adapters may say which providers an environment variable turns on.
+#: The distribution whose adapters may say which providers they know by name.
 OWN_DISTRIBUTION = "ai-gateway"
 
 #: Gives the entry points of a group.
@@ -166,7 +166,7 @@ def load_adapter(entry_point: EntryPoint) -> type[Adapter]:
 
 
 def known_providers(*, entry_points: Discover = installed) -> dict[str, KnownProvider]:
-    """Every provider that setting one environment variable turns on, by name.
+    """Every provider that needs no word on how to reach it, by name: a variable alone can turn most of them on.
 
     Only this distribution's adapters are asked: a third party's code is not imported unless the configuration names
     it.
@@ -200,17 +200,20 @@ def _configured(
             )
         )
     except ConfigError as error:
-        raise ConfigError(f"providers.{name}: {error.message}") from error
+        key = f"providers.{name}.{error.param}" if error.param else f"providers.{name}"
+        raise ConfigError(f"{key}: {error.message}", param=key) from error
     except Exception as error:
         raise ConfigError(
             f'providers.{name}: adapter "{entry_point.name}" of {distribution(entry_point)} failed to configure: '
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}",
+            param=f"providers.{name}",
         ) from error
     dialects = getattr(adapter, "dialects", None)
     if not isinstance(dialects, frozenset) or not all(isinstance(dialect, Dialect) for dialect in dialects):
         raise ConfigError(
             f'providers.{name}: adapter "{entry_point.name}" of {distribution(entry_point)} states no dialects; '
-            "a frozenset of Dialect is needed"
+            "a frozenset of Dialect is needed",
+            param=f"providers.{name}",
         )
     return adapter
 
@@ -219,4 +222,5 @@ def _unknown_adapter(name: str, adapter: str, adapters: Mapping[str, EntryPoint]
     close = difflib.get_close_matches(adapter, adapters, n=1)
     hint = f'did you mean "{close[0]}"? ' if close else ""
     names = ", ".join(sorted(adapters))
-    return ConfigError(f'providers.{name}.adapter: no adapter "{adapter}" is installed; {hint}there are: {names}')
+    key = f"providers.{name}.adapter"
+    return ConfigError(f'{key}: no adapter "{adapter}" is installed; {hint}there are: {names}', param=key)
