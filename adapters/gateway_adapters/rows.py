@@ -35,6 +35,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     drop: tuple[str, ...] = ()
     rename: dict[str, str] = {}
     model_prefix: str = ""
+    trust_cost: bool = False
 
 
 @cache
