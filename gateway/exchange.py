@@ -78,7 +78,7 @@ class Exchange:
     target: Target
     # observe
     id: str = ""
-    #: Loop time, seconds.
+    #: On the clock's monotonic seconds, like all times of a request.
     started_s: float = 0.0
     #: Headers every answer to this request carries, whoever writes it.
     reply_headers: Headers = field(default_factory=list)
@@ -100,7 +100,7 @@ class Exchange:
     streaming: bool = False
     #: The watcher of a successful answer.
     tap: "Tap | None" = None
-    #: Loop time at which the first byte of a successful answer went out.
+    #: When the first byte of a successful answer went out.
     first_byte_s: float | None = None
     #: Seconds spent waiting for providers, all attempts together.
     upstream_s: float | None = None

@@ -10,7 +10,7 @@ The server is for this gateway's client and no other: it takes one request at a 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import httptools
 
@@ -94,8 +94,7 @@ class _Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # a stream's; uvloop's is no subclass of asyncio's
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

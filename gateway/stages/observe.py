@@ -1,11 +1,10 @@
 """What happened: a request id at the start; one metrics update and one access line at the end, whatever it was."""
 
-import asyncio
-from datetime import UTC, datetime
 from typing import Final
 
 from gateway.deps import Deps, Handler
 from gateway.exchange import Exchange
+from gateway.infra.logs import timestamp
 from gateway.telemetry import Record
 from gateway.wire.dialects import Dialect
 
@@ -24,8 +23,8 @@ _MODEL_LENGTH_MAX: Final = 128
 
 async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """Set `x.id`, `x.started_s` and the headers every answer carries."""
-    clock = asyncio.get_running_loop().time
-    x.started_s = clock()
+    monotonic = deps.clock.monotonic
+    x.started_s = monotonic()
     x.id = deps.new_id()
     x.reply_headers.append((b"x-gateway-request-id", x.id.encode("ascii")))
     deps.telemetry.in_flight[0] += 1
@@ -33,7 +32,7 @@ async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         await call_next(x)
     finally:
         deps.telemetry.in_flight[0] -= 1
-        record = _record(x, deps, duration_s=clock() - x.started_s)
+        record = _record(x, deps, duration_s=monotonic() - x.started_s)
         deps.telemetry.record(record)
         deps.access_log.write(record)
 
@@ -43,7 +42,7 @@ def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:
     usage = x.tap.usage() if x.tap is not None else None
     client = x.scope.get("client")
     return Record(
-        time=datetime.fromtimestamp(deps.clock.now(), UTC).isoformat(timespec="milliseconds"),
+        time=timestamp(deps.clock.now()),
         id=x.id,
         method=x.scope["method"],
         route=x.target.label,

@@ -8,8 +8,9 @@ from gateway.downstream import DIRECT
 from gateway.errors import BadRequest, BodyTooLarge, CallerGone, RequestTimeout
 from gateway.exchange import Call, Exchange, Headers
 from gateway.wire.dialects import Dialect
-from gateway.wire.encoding import decode_body
-from gateway.wire.peek import Peek, peek, peek_multipart
+from gateway.wire.encoding import inflate_request
+from gateway.wire.form import peek_form
+from gateway.wire.peek import Peek, peek
 
 _NO_PEEK: Final = Peek()
 #: Methods that carry a body worth reading.
@@ -42,7 +43,7 @@ async def receive(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     elif len(body) > limit_bytes:
         raise _too_large(limit_bytes)
     if coding and body:
-        body = decode_body(body, coding, limit_bytes=limit_bytes)
+        body = inflate_request(body, coding, size_bytes_max=limit_bytes)
         headers = [header for header in headers if header[0] != b"content-encoding"]
 
     found = _look(x, body, content_type)
@@ -71,7 +72,7 @@ def _look(x: Exchange, body: bytes, content_type: bytes) -> Peek:
         return _NO_PEEK
     media_type = content_type.partition(b";")[0].strip().lower()
     if media_type == b"multipart/form-data":
-        return peek_multipart(body, content_type)
+        return peek_form(body, content_type)
     if media_type == b"application/json" or media_type.endswith(b"+json"):
         return peek(body)
     return _NO_PEEK

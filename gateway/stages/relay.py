@@ -4,15 +4,15 @@ Rules:
 - The status is not committed before the provider's is known.
 - Body bytes go from the provider's socket to the caller's inside one read (`_Pipe.data`); this stage only awaits
   the end. A caller who reads slowly pauses the provider's socket; one who leaves closes it.
-- An error answer is the caller's business and goes back byte for byte, unless it is about the gateway's own credential
-  or is no JSON: then the caller gets our error instead.
+- An error answer is the caller's business and goes back byte for byte, unless it is about the gateway's own
+  credential or is no JSON: then the caller gets our error instead.
 - An answer that broke off never looks finished: this stage raises, and `rescue` ends the stream with an error event.
 """
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final
 
-from gateway.api import Adapter, ResponseHead, Tap
+from gateway.api import Adapter, ResponseHead
 from gateway.deps import Deps, Handler
 from gateway.downstream import Downstream, open_downstream
 from gateway.errors import (
@@ -25,12 +25,16 @@ from gateway.errors import (
     UpstreamRedirected,
 )
 from gateway.exchange import Exchange, Headers
+from gateway.infra.clock import Clock
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.encoding import Inflater, inflater
+from gateway.wire.encoding import Inflater, response_inflater
 from gateway.wire.headers import response_headers
 
 #: An error answer larger than this is cut down to an error of ours.
 ERROR_BYTES_MAX: Final = 1024 * 1024
+
+#: What a compressed answer may become, however long it streams.
+INFLATED_BYTES_MAX: Final = 1024 * 1024 * 1024
 
 #: What a caller's proxies must not do to a stream of events.
 _STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
@@ -55,12 +59,11 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.downstream = downstream
     response: UpstreamResponse | None = None
     outcome = "caller_gone"
-    clock = asyncio.get_running_loop().time
-    sent_s = clock()
+    sent_s = deps.clock.monotonic()
     try:
         response = await deps.client.send(request, timeouts=provider.timeouts)
         if response.head.status < 300:
-            await _relay_success(x, response, downstream, provider.adapter)
+            await _relay_success(x, response, downstream, deps)
             outcome = "ok"
         else:
             outcome = await _relay_failure(x, response, downstream, provider.adapter)
@@ -77,41 +80,40 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         if response is not None:
             response.close()
         x.attempts.append((provider.name, outcome))
-        x.upstream_s = (x.upstream_s or 0.0) + clock() - sent_s
+        x.upstream_s = (x.upstream_s or 0.0) + deps.clock.monotonic() - sent_s
         deps.telemetry.count_attempt(provider.name, outcome)
 
 
-async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Downstream, adapter: Adapter) -> None:
+async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Downstream, deps: Deps) -> None:
     assert x.call is not None
+    assert x.offer is not None
     head = response.head
-    tap = x.tap = adapter.tap(x.call, head)
+    tap = x.tap = deps.providers[x.offer.provider].adapter.tap(x.call, head)
     coding = head.header(b"content-encoding")
-    inflate = None if coding is None or coding == b"identity" else inflater(coding)
+    inflate = None if coding is None else response_inflater(coding, size_bytes_max=INFLATED_BYTES_MAX)
     content_type = head.header(b"content-type") or b""
     x.streaming = content_type.startswith(b"text/event-stream")
-    chunked = _begin(x, head, downstream, rewritten=tap.rewrites or inflate is not None)
+    _begin(x, head, downstream, rewritten=tap.rewrites or inflate is not None)
 
-    pipe = _Pipe(x, response, downstream, tap, inflate)
+    pipe = _Pipe(x, response, downstream, inflate, deps.clock)
     downstream.feed_from(response)
     response.pipe(pipe)
     if pipe.open:
         await pipe.ended
     if pipe.error is not None:
         raise pipe.error
-    if x.streaming and chunked and not tap.complete:
+    if x.streaming and not tap.complete:
         raise UpstreamDisconnected("The provider's stream ended before its answer was complete.")
     downstream.end()
     await downstream.flushed()
 
 
-def _begin(x: Exchange, head: ResponseHead, downstream: Downstream, *, rewritten: bool) -> bool:
-    """Commit: send the response head. True if the body goes out in chunks."""
+def _begin(x: Exchange, head: ResponseHead, downstream: Downstream, *, rewritten: bool) -> None:
+    """Commit: send the response head."""
     assert x.offer is not None
-    headers = response_headers(head.headers, keep_length=not (rewritten or x.streaming))
-    bodiless = head.status in _BODILESS or x.scope["method"] == "HEAD"
-    chunked = not bodiless and all(name != b"content-length" for name, _ in headers)
-    if rewritten:
-        headers = [header for header in headers if header[0] != b"content-encoding"]
+    keep = not (rewritten or x.streaming)
+    headers = response_headers(head.headers, keep_length=keep, keep_encoding=keep)
+    chunked = head.status not in _BODILESS and all(name != b"content-length" for name, _ in headers)
     if all(name != b"x-request-id" for name, _ in headers):
         headers.append((b"x-request-id", x.id.encode("ascii")))
     if x.streaming:
@@ -123,7 +125,6 @@ def _begin(x: Exchange, head: ResponseHead, downstream: Downstream, *, rewritten
     x.status = head.status
     x.committed = True
     downstream.start(head.status, headers, chunked=chunked)
-    return chunked
 
 
 async def _relay_failure(x: Exchange, response: UpstreamResponse, downstream: Downstream, adapter: Adapter) -> str:
@@ -138,9 +139,8 @@ async def _relay_failure(x: Exchange, response: UpstreamResponse, downstream: Do
         raise UpstreamRedirected(detail=f"status {head.status}")
     body = await response.read(ERROR_BYTES_MAX, truncate=True)
     coding = head.header(b"content-encoding")
-    if coding is not None and coding != b"identity":
-        undo = inflater(coding)
-        body = undo.feed(body) + undo.end()
+    if coding is not None and (inflate := response_inflater(coding, size_bytes_max=ERROR_BYTES_MAX)) is not None:
+        body = inflate.feed(body)
     failure = adapter.classify(head, body)
     if failure.blame == "key":
         raise UpstreamCredentials(detail=f"status {head.status}: {failure.detail}")
@@ -173,27 +173,25 @@ def _wrapped(status: int, detail: str) -> UpstreamError | BadRequest:
     return broken
 
 
-class _Feed(Protocol):
-    def __call__(self, data: bytes) -> bytes: ...
-
-
 class _Pipe:
     """Between the two sockets: called by the provider's connection for every read of the body."""
 
-    __slots__ = ("_downstream", "_feed", "_inflate", "_response", "_tap", "_write", "_x", "ended", "error", "open")
+    __slots__ = ("_clock", "_feed", "_inflate", "_response", "_tap", "_write", "_x", "ended", "error", "open")
 
     def __init__(
-        self, x: Exchange, response: UpstreamResponse, downstream: Downstream, tap: Tap, inflate: Inflater | None
+        self, x: Exchange, response: UpstreamResponse, downstream: Downstream, inflate: Inflater | None, clock: Clock
     ) -> None:
+        assert x.tap is not None
         self.open = True
         self.error: UpstreamError | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._x = x
         self._response = response
-        self._downstream = downstream
-        self._tap = tap
         self._inflate = inflate
-        self._feed: _Feed = tap.feed
+        self._clock = clock
+        self._tap = x.tap
+        # Bound once: each chunk calls them.
+        self._feed = x.tap.feed
         self._write = downstream.write
 
     def data(self, chunk: bytes) -> None:
@@ -208,14 +206,17 @@ class _Pipe:
         if out:
             x = self._x
             if x.first_byte_s is None:
-                x.first_byte_s = self.ended.get_loop().time()
+                x.first_byte_s = self._clock.monotonic()
             x.bytes_out += len(out)
             self._write(out)
 
     def end(self) -> None:
-        if self._inflate is not None and (rest := self._inflate.end()):
-            self._x.bytes_out += len(rest)
-            self._write(self._feed(rest))
+        if self._inflate is not None:
+            try:
+                self._inflate.end()
+            except UpstreamMalformed as error:
+                self.fail(error)
+                return
         if out := self._tap.end():
             self._x.bytes_out += len(out)
             self._write(out)

@@ -10,7 +10,8 @@ async def route(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
     Raises:
         UnknownModel: nobody offers the model.
-        BadRequest: the request names no model and there is no default provider.
+        BadRequest: the request names no model and there is no default provider; or no provider of the model speaks
+            the caller's dialect.
     """
     assert x.call is not None
     offers = deps.offers.find(x.call.model)
@@ -18,5 +19,10 @@ async def route(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         if x.call.model:
             raise UnknownModel(x.call.model)
         raise BadRequest("This path names no model, and the gateway has no default provider for it.", param="model")
-    x.offer = offers[0]
+    for offer in offers:
+        if x.call.dialect in deps.providers[offer.provider].adapter.dialects:
+            x.offer = offer
+            break
+    else:
+        raise BadRequest("No provider of this model has this endpoint.", code="unsupported_endpoint", param="model")
     await call_next(x)
