@@ -17,6 +17,7 @@ from gateway.errors import BadRequest, ConfigError
 from gateway.exchange import Call, Headers, Offer
 from gateway.secret import Secret
 from gateway.wire.dialects import Dialect
+from gateway.wire.form import rewrite_form
 from gateway.wire.headers import request_headers
 from gateway.wire.peek import Peek, Span, peek, rewrite
 from gateway.wire.taps import JSONTap, PassTap, SSETap
@@ -237,4 +238,5 @@ __all__ = [
     "peek",
     "request_headers",
     "rewrite",
+    "rewrite_form",
 ]

@@ -20,6 +20,7 @@ from gateway.api import (
     ConfigError,
     Dialect,
     Failure,
+    Headers,
     JSONTap,
     KnownProvider,
     Offer,
@@ -32,6 +33,7 @@ from gateway.api import (
     parse_base_url,
     request_headers,
     rewrite,
+    rewrite_form,
 )
 from gateway_adapters import failures, rows
 from gateway_adapters.rows import Row
@@ -94,7 +96,8 @@ class OpenAI:
         dialect = call.dialect
         if dialect is Dialect.OPENAI_OTHER:
             if model != call.peek.model is not None:
-                body = rewrite(body, call.peek, model=model)
+                renamed = rewrite_form if _is_form(call.headers) else rewrite
+                body = renamed(body, call.peek, model=model)
         else:
             asks = self._asks_for_usage(call)
             drop = self._drop_with_stream_options if dialect in self._refuses else self._drop
@@ -149,6 +152,11 @@ def _own_headers(row: Row, secret: str) -> list[tuple[bytes, bytes]]:
             raise ConfigError("is not printable ASCII on one line", param="api_key")
         fields[row.auth_header.lower()] = value
     return [(name.encode("ascii"), value.encode("ascii")) for name, value in fields.items()]
+
+
+def _is_form(headers: Headers) -> bool:
+    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    return kind[:19].lower() == b"multipart/form-data"
 
 
 def _public(query: bytes) -> bytes:

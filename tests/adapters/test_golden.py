@@ -27,6 +27,7 @@ from gateway.api import Call, Failure, Offer, ResponseHead, Tap, Usage
 from gateway.registry import Registry
 from gateway.secret import Secret
 from gateway.settings import Provider, Settings
+from gateway.wire.form import peek_form
 from gateway.wire.paths import resolve
 from gateway.wire.peek import peek
 
@@ -53,7 +54,8 @@ class Case:
         path_, _, query = target.partition(b"?")
         resolved = resolve(path_)
         assert resolved is not None
-        seen = peek(body)
+        kind = dict(headers).get(b"content-type", b"")
+        seen = peek_form(body, kind) if kind.startswith(b"multipart/") else peek(body)
         self.call = Call(
             id="case",
             dialect=resolved.dialect,
