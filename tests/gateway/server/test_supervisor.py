@@ -64,13 +64,14 @@ class Gateway:
         """The pids of those that answered."""
         return {int(self.get()) for _ in range(40)}
 
-    def open_stream(self) -> socket.socket:
-        client = socket.create_connection(self.address, timeout=PATIENCE_S)
-        client.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
-        received = b""
-        while b"begun" not in received:
-            received += client.recv(4096)
-        return client
+    @contextlib.contextmanager
+    def open_stream(self) -> Iterator[socket.socket]:
+        with socket.create_connection(self.address, timeout=PATIENCE_S) as client:
+            client.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
+            received = b""
+            while b"begun\n\r\n" not in received:
+                received += client.recv(4096)
+            yield client
 
     def logged(self, text: str) -> None:
         assert wait_until(lambda: text in self.log, timeout_s=PATIENCE_S), self.log
@@ -180,22 +181,20 @@ def test_crashed_worker_is_replaced(gateway: Gateway) -> None:
 
 
 def test_stream_finishes_while_draining_and_idle_connections_do_not_wait(gateway: Gateway) -> None:
-    stream = gateway.open_stream()
-    idle = socket.create_connection(gateway.address, timeout=PATIENCE_S)
-    idle.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+    idle = http.client.HTTPConnection(*gateway.address, timeout=PATIENCE_S)
+    with gateway.open_stream() as stream, contextlib.closing(idle):
+        idle.request("GET", "/")
+        assert idle.getresponse().read()
 
-    gateway.process.send_signal(signal.SIGTERM)
+        gateway.process.send_signal(signal.SIGTERM)
 
-    assert idle.recv(4096) == b""
-    assert wait_until(gateway.refuses, timeout_s=PATIENCE_S)
-    assert gateway.process.poll() is None
-    (gateway.data_dir / "finish").touch()
-    assert read_rest(stream).endswith(b"whole\n\r\n0\r\n\r\n")
-    assert gateway.wait() == 0
-    assert not (gateway.data_dir / "cancelled").exists()
-    idle.close()
-    stream.close()
+        assert idle.sock.recv(4096) == b""
+        assert wait_until(gateway.refuses, timeout_s=PATIENCE_S)
+        assert gateway.process.poll() is None
+        (gateway.data_dir / "finish").touch()
+        assert read_rest(stream).endswith(b"whole\n\r\n0\r\n\r\n")
+        assert gateway.wait() == 0
+        assert not (gateway.data_dir / "cancelled").exists()
 
 
 def test_stream_that_does_not_finish_in_time_is_cancelled_and_may_settle(
