@@ -7,8 +7,8 @@ Rules:
   shared queue gives them to whoever is awake. The supervisor keeps the sockets open: a replaced worker's queue goes
   to its successor, and none is lost.
 - A worker that never becomes ready aborts the start, with its reason. One that dies later is replaced, with back-off.
-- SIGTERM or SIGINT drains, a second one cancels what runs, a third one kills. SIGHUP loads the configuration again
-  and replaces all workers, the new ones first; a bad configuration is logged and changes nothing.
+- SIGTERM or SIGINT drains, a second one cancels what runs, a third one kills. SIGHUP, or a change of
+  a configuration file, loads it again and replaces all workers, the new ones first; a bad one is logged and unused.
 - If this process is killed, the kernel takes everything it started with it.
 
 What a worker does is in `gateway/server/worker.py`; what it says, in `gateway/infra/link.py`.
@@ -139,6 +139,7 @@ class Supervisor:
         #: During a reload: the workers that will take over once all of them are ready.
         self._successors: list[_Worker] = []
         self._reload_wanted = False
+        self._stamps_seen = self._stamps_loaded = _stamps(loaded)
         self._announced = False
         self._stops = 0
         self._failure = ""
@@ -181,7 +182,11 @@ class Supervisor:
         gc.collect()
         gc.freeze()
         self._slots = [_Slot() for _ in range(worker_count(self._settings))]
-        self._workers = [self._fork(slot) for slot in range(len(self._slots))]
+        try:
+            for slot in range(len(self._slots)):
+                self._workers.append(self._fork(slot))
+        except OSError as error:
+            raise StartFailed(f"a worker can't be started: {error}") from error
         while self._workers or self._successors or not self._stops:
             for key, _ in self._selector.select(self._timeout_s()):
                 key.data()
@@ -253,9 +258,19 @@ class Supervisor:
             if slot.due_at is not None and now >= slot.due_at:
                 slot.due_at = None
                 self._refill(index)
+        self._watch()
         if self._reload_wanted and not self._successors and self._announced:
             self._reload_wanted = False
             self._reload()
+
+    def _watch(self) -> None:
+        """A configuration file that changed, and then did not for one look, is loaded like after SIGHUP."""
+        seen = _stamps(self._loaded)
+        if seen != self._stamps_seen:
+            self._stamps_seen = seen
+        elif seen != self._stamps_loaded:
+            self._stamps_loaded = seen
+            self._reload_wanted = True
 
     # -- workers -----------------------------------------------------------------------------------------------
 
@@ -344,7 +359,7 @@ class Supervisor:
         if not worker.stopping:
             worker.kill_at = None
         log.info("%s (pid %d) accepts connections", worker.name, worker.pid)
-        if self._successors and all(each.ready for each in self._successors):
+        if self._successors and all(each.ready and not each.stopping for each in self._successors):
             self._promote()
         if not self._announced and not self._stops and all(each.ready for each in self._workers):
             self._announced = True
@@ -366,7 +381,8 @@ class Supervisor:
         """A worker is gone: was that meant, and who replaces it?"""
         if worker in self._successors:
             self._successors.remove(worker)
-            self._give_up_reload(worker, status)
+            if not worker.stopping:
+                self._give_up_reload(worker.reason or f"a worker ended with {status}")
             return
         self._workers.remove(worker)
         if worker.stopping or self._stops:
@@ -416,6 +432,7 @@ class Supervisor:
 
     def _reload(self) -> None:
         """Load the configuration again and start workers with it; the old ones serve until the new ones do."""
+        self._stamps_seen = self._stamps_loaded = _stamps(self._loaded)
         try:
             loaded = self._loaded.reload()
         except ConfigError as error:
@@ -434,7 +451,11 @@ class Supervisor:
         while len(self._slots) < count:
             self._slots.append(_Slot())
         log.info("reloading: starting %d workers with the new configuration", count)
-        self._successors = [self._fork(slot) for slot in range(count)]
+        try:
+            for slot in range(count):
+                self._successors.append(self._fork(slot))
+        except OSError as error:
+            self._give_up_reload(f"a worker can't be started: {error}")
 
     def _promote(self) -> None:
         """The new workers serve: let the old ones finish."""
@@ -451,11 +472,8 @@ class Supervisor:
         self._listening.shrink(len(self._slots))
         log.info("reloaded: %d workers are new, %d finish what they have", len(self._slots), len(retired))
 
-    def _give_up_reload(self, worker: _Worker, status: int) -> None:
-        """A new worker died before it was ready: the old ones stay."""
-        if self._stops or worker.stopping:
-            return
-        reason = worker.reason or f"a worker ended with {status}"
+    def _give_up_reload(self, reason: str) -> None:
+        """A new worker will not be: the old ones stay."""
         log.error("the new configuration is not used: %s", reason)
         self._loaded, self._settings = self._previous, self._previous.settings
         assert self._listening is not None
@@ -477,3 +495,13 @@ def worker_count(settings: Settings) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _stamps(loaded: Loaded) -> dict[str, tuple[int, int, int]]:
+    """What tells that a configuration file is another one now."""
+    stamps = {}
+    for path in loaded.files:
+        with contextlib.suppress(OSError):
+            found = Path(path).stat()
+            stamps[path] = (found.st_mtime_ns, found.st_size, found.st_ino)
+    return stamps

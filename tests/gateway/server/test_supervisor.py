@@ -319,6 +319,15 @@ def test_reload_replaces_all_workers_and_finishes_what_runs(
         assert gateway.wait() == 0
 
 
+def test_changed_file_is_loaded_without_being_told(data_dir: Path, urls: dict[str, object], tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    with running(data_dir, **urls, config=config) as gateway:
+        for level in ("warning", "debug"):
+            config.write_text(f'[log]\nlevel = "{level}"\n')
+            assert wait_until(lambda level=level: gateway.get("/level") == level, timeout_s=PATIENCE_S)
+
+
 def test_bad_configuration_is_not_loaded(data_dir: Path, urls: dict[str, object], tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text("[log]\n")
