@@ -5,7 +5,6 @@ names must say itself that it is the master: right after a failover, some Sentin
 """
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Iterable
 
@@ -134,24 +133,17 @@ class Dialer:
             except StoreUnavailable as error:
                 reasons.append(error.detail or "")
                 continue
-            with contextlib.closing(_Closing(sentinel)):
-                try:
-                    answer = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.master)
-                except (StoreUnavailable, CommandRefused) as error:
-                    reasons.append(error.detail or "")
-                    continue
+            try:
+                answer = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.master)
+            except (StoreUnavailable, CommandRefused) as error:
+                reasons.append(error.detail or "")
+                continue
+            finally:
+                sentinel.give_up("done")
             if isinstance(answer, list):
                 return Address(answer[0].decode(), int(answer[1]))
             reasons.append(f"{address}: no master called {target.master!r}")
         raise StoreUnavailable(detail="; ".join(reasons))
-
-
-class _Closing:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def close(self) -> None:
-        self._connection.give_up("done")
 
 
 def _auth(login: Login) -> tuple[str, ...]:
