@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.api import KnownProvider
-from gateway.config import InvalidConfig, load
+from gateway.binding import REFERENCE_BYTES_MAX
+from gateway.config import FILE_BYTES_MAX, InvalidConfig, load, proxy_variables
 from gateway.errors import ConfigError
 from gateway.settings import Timeouts
 
@@ -145,6 +146,13 @@ def test_a_text_that_is_not_toml_is_named_by_its_line(file, data, place, says):
     assert says in str(caught.value)
 
 
+def test_a_file_is_not_read_without_end(file):
+    file.write_bytes(b"#" * (FILE_BYTES_MAX + 1))
+
+    with pytest.raises(ConfigError, match="is larger than"):
+        load(str(file), environ={})
+
+
 # -- which file ----------------------------------------------------------------------------------------------
 
 
@@ -220,6 +228,16 @@ def test_values_may_stand_in_variables_and_files(file, tmp_path):
     assert local.api_key.reveal() == SECRET
     assert local.models == ("small", "other")
     assert local.extra == {"headers": {"x-team": "blue"}}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [(b"\xff", "is not UTF-8 text"), (b" \n", "is empty"), (b"x" * (REFERENCE_BYTES_MAX + 1), "is larger than")],
+)
+def test_a_secret_file_that_holds_no_secret_is_refused(file, tmp_path, data, says):
+    (tmp_path / "pepper").write_bytes(data)
+
+    assert says in complaint(file, "[auth]\npepper = 'file:pepper'")
 
 
 def test_an_empty_secret_is_none(file):
@@ -334,6 +352,12 @@ def test_all_forms_of_store_urls_are_taken(url):
 
 def test_an_empty_store_url_counts_as_none():
     assert load(environ={"DATABASE_URL": "", "REDIS_URL": ""}).settings.database.url is None
+
+
+def test_proxy_variables_are_found_in_any_case():
+    environ = {"HTTPS_PROXY": "http://a", "no_proxy": "b", "PATH": "/bin"}
+
+    assert proxy_variables(environ) == {"HTTPS_PROXY": "http://a", "no_proxy": "b"}
 
 
 # -- providers -----------------------------------------------------------------------------------------------

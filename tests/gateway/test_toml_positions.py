@@ -70,6 +70,10 @@ def test_a_path_is_written_as_the_file_writes_it():
     assert join_key(("models", "gpt-4.1", "free")) == 'models."gpt-4.1".free'
 
 
+def test_an_index_is_written_in_brackets():
+    assert join_key(("keys", 1, "k")) == "keys[1].k"
+
+
 @pytest.mark.parametrize(
     ("key", "parts"),
     [
