@@ -277,7 +277,8 @@ class Connection(asyncio.Protocol):
             raise _RefusedError("bytes after the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value.rstrip(b" \t")))
+        # Only spaces: the parser knows no coding or length with a tab behind it, and this must not know better.
+        self._headers.append((name.lower(), value.rstrip(b" ")))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
