@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,18 @@ def cpu_s(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def busy_s(cores: Iterable[int]) -> float:
+    """What these processors have spent on anything at all, in sum; time stolen by a hypervisor counts as well."""
+    wanted = {f"cpu{core}" for core in cores}
+    total = 0
+    for line in (PROC / "stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
+            total += user + nice + system + irq + softirq + steal
+    return total / _TICKS_PER_S
 
 
 def rss_bytes(pid: int) -> int:

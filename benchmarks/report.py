@@ -36,9 +36,12 @@ class Report(msgspec.Struct, kw_only=True):
 _ROWS: Final = (
     ("json", "requests_per_s", "req/s", "JSON answers, closed loop"),
     ("json", "p99_ms", "ms", "  latency p99"),
+    ("json", "cpu_us", "us", "  processor time of one"),
     ("burst", "streams_per_s", "/s", "burst SSE, 50 events each"),
+    ("burst", "cpu_us", "us", "  processor time of one"),
     ("saturation", "sustained_events_per_s", "ev/s", "paced SSE, sustained"),
     ("saturation", "peak_events_per_s", "ev/s", "  peak"),
+    ("saturation", "cpu_us", "us", "  processor time of one"),
     ("paced", "delay_p50_ms", "ms", "500 paced streams, delay p50"),
     ("paced", "delay_p99_ms", "ms", "  p99"),
     ("paced", "delay_p999_ms", "ms", "  p99.9"),
@@ -49,12 +52,16 @@ _ROWS: Final = (
     ("soak", "requests", "", "soak, requests"),
     ("soak", "growth_mb", "MB", "  memory growth"),
 )
+_PARTS: Final = ("target", "beside", "providers", "load", "others")
+#: Others may take so much of the two processors before a reader is warned.
+_OTHERS_MAX: Final = 0.1
 _HIGHER_IS_BETTER: Final = {"requests_per_s", "streams_per_s", "sustained_events_per_s", "peak_events_per_s"}
 
 
 def targets(samples: Sequence[Sample]) -> list[str]:
-    """In the order of their first appearance."""
-    return list(dict.fromkeys(sample.target for sample in samples))
+    """The baseline and the reference first."""
+    first = {"direct": 0, "nginx": 1}
+    return sorted({sample.target for sample in samples}, key=lambda name: (first.get(name, 2), name))
 
 
 def table(report: Report) -> str:
@@ -76,11 +83,13 @@ def table(report: Report) -> str:
                 target=report.subject,
                 share_of=report.reference,
             )
-            row.append(f"{share:.2f}" if share is not None and metric in _HIGHER_IS_BETTER else "")
+            # Half the processor time is twice the speed: this share reads like those of throughput.
+            share = 1 / share if share and metric == "cpu_us" else share
+            row.append(f"{share:.2f}" if share and (metric in _HIGHER_IS_BETTER or metric == "cpu_us") else "")
         rows.append([*row, unit])
         if metric in ("requests_per_s", "streams_per_s", "sustained_events_per_s", "delay_p50_ms"):
             busy = [_busy(report.samples, scenario=scenario, target=name) for name in names]
-            rows.append(["  cpu: target/providers/load", *busy, *([""] if compares else []), "cores"])
+            rows.append(["  busy (see below)", *busy, *([""] if compares else []), "%"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = [
         "  ".join(
@@ -89,7 +98,10 @@ def table(report: Report) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *_verdict_lines(report), *report.invalid])
+    legend = f"busy: {'/'.join(_PARTS)}, each of one processor; whoever is near 100 was the bottleneck"
+    return "\n".join(
+        [lines[0], "-" * len(lines[0]), *lines[1:], "", legend, *_verdict_lines(report), *_doubts(report)]
+    )
 
 
 def to_json(report: Report) -> bytes:
@@ -114,11 +126,23 @@ def to_html(report: Report) -> str:
 
 
 def _busy(samples: Sequence[Sample], *, scenario: str, target: str) -> str:
-    """Medians of the processor shares, for example 0.98/0.40/0.55."""
+    """Medians of the processor shares in percent, for example 98/3/40/55/0."""
     found = [sample.cpu for sample in samples if sample.scenario == scenario and sample.target == target]
     if not found:
         return ""
-    return "/".join(f"{median(cpu.get(part, 0.0) for cpu in found):.2f}" for part in ("target", "providers", "load"))
+    return "/".join(f"{100 * median(cpu.get(part, 0.0) for cpu in found):.0f}" for part in _PARTS)
+
+
+def _doubts(report: Report) -> list[str]:
+    """What keeps the figures from being good ones."""
+    others = [sample.cpu.get("others", 0.0) for sample in report.samples if sample.cpu]
+    doubts = list(report.invalid)
+    if others and median(others) > _OTHERS_MAX:
+        doubts.append(
+            f"other programs took {median(others):.2f} of the two processors (median; {max(others):.2f} at worst): "
+            "throughput and delays are not to be trusted, shares and processor times hardly"
+        )
+    return ["", *doubts] if doubts else []
 
 
 def _verdict_lines(report: Report) -> list[str]:

@@ -118,7 +118,7 @@ def _run(
     bench = Bench(
         providers=providers,
         scratch=scratch,
-        load_core=cores.load,
+        cores=(cores.measured, cores.load),
         window_s=2.0 if options.quick else 6.0,
         ramp_streams_per_s=300 if options.quick else 150,
         ramp_streams_max=2500,

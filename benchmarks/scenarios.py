@@ -51,7 +51,8 @@ class Sample(msgspec.Struct, kw_only=True):
     target: str
     round: int
     metrics: dict[str, float]
-    #: Share of one processor that the target's process, the providers and the generator used.
+    #: Shares of one processor: the relaying process (`target`), what runs `beside` it (its databases), the
+    #: `providers`, the generator (`load`), and `others`, who had no business on these processors.
     cpu: dict[str, float]
     #: Named series of (x, y) for the report.
     curves: dict[str, list[tuple[float, float]]] = msgspec.field(default_factory=dict)
@@ -67,8 +68,8 @@ class Bench:
 
     providers: Providers
     scratch: Path
-    #: Where the generator runs.
-    load_core: int
+    #: The measured one and the generator's.
+    cores: tuple[int, int]
     window_s: float
     #: Streams that the ramp adds each second.
     ramp_streams_per_s: int
@@ -84,30 +85,34 @@ Scenario = Callable[[Bench, Target], Outcome]
 
 @dataclass(kw_only=True)
 class _Usage:
-    """Processor time between two moments."""
+    """Processor time between two moments, as shares of one processor, known once the block has ended."""
 
-    pids: dict[str, tuple[int, ...]]
     shares: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
 def _watched(bench: Bench, target: Target) -> Iterator[_Usage]:
     relay = target.relay_pid()
-    usage = _Usage(pids={"target": (relay,) if relay else (), "providers": bench.providers.pids})
-    load_before_s = _own_cpu_s()
-    before = {name: sum(map(machine.cpu_s, pids)) for name, pids in usage.pids.items()}
+    groups = {
+        "target": [relay] if relay else [],
+        "beside": [pid for pid in target.pids() if pid != relay],
+        "providers": list(bench.providers.pids),
+    }
+
+    def read() -> dict[str, float]:
+        spent = {name: sum(map(machine.cpu_s, pids)) for name, pids in groups.items()}
+        times = os.times()
+        # Ours, and that of our ended children (wrk).
+        spent["load"] = times.user + times.system + times.children_user + times.children_system
+        spent["others"] = machine.busy_s(bench.cores) - sum(spent.values())
+        return spent
+
+    usage = _Usage()
+    before = read()
     start_s = _CLOCK.monotonic()
     yield usage
     elapsed_s = _CLOCK.monotonic() - start_s
-    for name, pids in usage.pids.items():
-        usage.shares[name] = round((sum(map(machine.cpu_s, pids)) - before[name]) / elapsed_s, 3)
-    usage.shares["load"] = round((_own_cpu_s() - load_before_s) / elapsed_s, 3)
-
-
-def _own_cpu_s() -> float:
-    """Ours and our ended children's (wrk's)."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    usage.shares = {name: round((after - before[name]) / elapsed_s, 3) for name, after in read().items()}
 
 
 def measure(name: str, bench: Bench, target: Target, *, round_number: int) -> Sample:
@@ -209,6 +214,9 @@ def measure_saturation(bench: Bench, target: Target) -> Outcome:
         "sustained_events_per_s": sustained(points, share=0.9),
         "peak_events_per_s": max(point.delivered_per_s for point in points),
     }
+    if pid:
+        # Before it is saturated: later it reads several events at a time, which makes each cheaper.
+        metrics["cpu_us"] = points[0].relay_cpu / points[0].delivered_per_s * 1e6
     return metrics, {
         "delivered": [(point.offered_per_s, point.delivered_per_s) for point in points],
         "relay cpu": [(point.offered_per_s, point.relay_cpu) for point in points],
@@ -284,6 +292,10 @@ def measure_soak(bench: Bench, target: Target, *, requests: int) -> Sample:
 
 
 def _closed(bench: Bench, target: Target, *, url: str, request: bytes, unit: str) -> Outcome:
+    """`cpu_us` is what one request costs the relaying process: it says the same on a busy machine, or nearly."""
+    pid = target.relay_pid()
+    before_s = machine.cpu_s(pid) if pid else 0.0
+    start_s = _CLOCK.monotonic()
     if bench.use_wrk:
         reached = wrk.saturate(
             url,
@@ -292,13 +304,20 @@ def _closed(bench: Bench, target: Target, *, url: str, request: bytes, unit: str
             connections=CONNECTIONS,
             window_s=bench.window_s,
             scratch=bench.scratch,
-            core=bench.load_core,
+            core=bench.cores[1],
         )
         if reached.errors:
             raise Invalid(f"{reached.errors} requests failed")
-        return {unit: reached.requests_per_s, "p50_ms": reached.p50_ms, "p99_ms": reached.p99_ms}, {}
-    result = _run(url, target, request=request, streams=CONNECTIONS, warmup_s=0.5, window_s=bench.window_s, look=None)
-    return {unit: result.requests_per_s, "p50_ms": result.latency.p50_ms, "p99_ms": result.latency.p99_ms}, {}
+        metrics = {unit: reached.requests_per_s, "p50_ms": reached.p50_ms, "p99_ms": reached.p99_ms}
+    else:
+        result = _run(
+            url, target, request=request, streams=CONNECTIONS, warmup_s=0.5, window_s=bench.window_s, look=None
+        )
+        metrics = {unit: result.requests_per_s, "p50_ms": result.latency.p50_ms, "p99_ms": result.latency.p99_ms}
+    if pid and metrics[unit]:
+        busy = (machine.cpu_s(pid) - before_s) / (_CLOCK.monotonic() - start_s)
+        metrics["cpu_us"] = busy / metrics[unit] * 1e6
+    return metrics, {}
 
 
 def _run(

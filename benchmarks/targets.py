@@ -54,6 +54,10 @@ class Target(Protocol):
         """The process that relays, as of now; None where there is none or it isn't ours to watch."""
         ...
 
+    def pids(self) -> list[int]:
+        """Everything that runs on its behalf, the relaying process included."""
+        ...
+
     def start(self) -> None:
         """Return when it answers. Raises NotReady."""
         ...
@@ -79,6 +83,9 @@ class Direct:
 
     def relay_pid(self) -> None:
         return None
+
+    def pids(self) -> list[int]:
+        return []
 
     def start(self) -> None:
         return
@@ -110,6 +117,9 @@ class Nginx:
     def relay_pid(self) -> int | None:
         workers = machine.descendants(self._process.pid) if self._process else []
         return workers[0] if workers else None
+
+    def pids(self) -> list[int]:
+        return self._process.family() if self._process else []
 
     def start(self) -> None:
         command = nginx.proxy_command(
@@ -152,6 +162,9 @@ class Gateway:
         # The supervisor may hold the socket as well; the worker is the younger of the two.
         holders = machine.listeners(self._process.family(), port=self.port)
         return holders[-1] if holders else None
+
+    def pids(self) -> list[int]:
+        return self._process.family() if self._process else []
 
     def start(self) -> None:
         self.launch()
@@ -239,6 +252,9 @@ class Command:
         holders = machine.listeners(self._process.family(), port=self.port) if self._process else []
         return holders[-1] if holders else None
 
+    def pids(self) -> list[int]:
+        return self._process.family() if self._process else []
+
     def start(self) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)
         known = {"port": self.port, "upstream": f"http://127.0.0.1:{self.providers.stream_port}/v1"}
@@ -268,6 +284,10 @@ class Running:
         everybody = [int(entry.name) for entry in machine.PROC.iterdir() if entry.name.isdigit()]
         holders = machine.listeners(everybody, port=parts.port or 80) if parts.hostname == "127.0.0.1" else []
         return holders[-1] if holders else None
+
+    def pids(self) -> list[int]:
+        relay = self.relay_pid()
+        return [relay] if relay else []
 
     def start(self) -> None:
         return
