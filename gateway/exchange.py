@@ -86,6 +86,9 @@ class Exchange:
     principal: Principal | None = None
     # receive
     call: Call | None = None
+    # reserve
+    #: Called once, when the whole answer is here and before its last bytes leave: charges for it, gives its cost.
+    on_whole: Callable[[], int | None] | None = None
     # route
     offer: Offer | None = None
     #: What became of each try at a provider, in order: (provider, outcome).

@@ -4,6 +4,10 @@ Rules:
 - The status is not committed before the provider's is known.
 - Body bytes go from the provider's socket to the caller's inside one read (`_Pipe.data`); this stage only awaits
   the end. A caller who reads slowly pauses the provider's socket; one who leaves closes it.
+- An answer that is no stream is of no use before its end, so up to `GATHERED_BYTES_MAX` of it wait for that end: it
+  then goes out in one write with its head, which can name its cost; and if it breaks off, nothing was committed yet.
+- What was delivered is accounted for before its last bytes are written (`x.on_whole`), so that no crash in between
+  gives an answer away.
 - An error answer is the caller's business and goes back byte for byte, unless it is about the gateway's own
   credential or is no JSON: then the caller gets our error instead.
 - An answer that broke off never looks finished: this stage raises, and `rescue` ends the stream with an error event.
@@ -26,6 +30,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange, Headers
 from gateway.infra.clock import Clock
+from gateway.kernel.money import format_usd
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.encoding import Inflater, response_inflater
 from gateway.wire.headers import response_headers
@@ -35,6 +40,9 @@ ERROR_BYTES_MAX: Final = 1024 * 1024
 
 #: What a compressed answer may become, however long it streams.
 INFLATED_BYTES_MAX: Final = 1024 * 1024 * 1024
+
+#: How much of an answer that is no stream waits for its end.
+GATHERED_BYTES_MAX: Final = 256 * 1024
 
 #: What a caller's proxies must not do to a stream of events.
 _STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
@@ -93,7 +101,6 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
     inflate = None if coding is None else response_inflater(coding, size_bytes_max=INFLATED_BYTES_MAX)
     content_type = head.header(b"content-type") or b""
     x.streaming = content_type.startswith(b"text/event-stream")
-    _begin(x, head, downstream, rewritten=tap.rewrites or inflate is not None)
 
     pipe = _Pipe(x, response, downstream, inflate, deps.clock)
     downstream.feed_from(response)
@@ -108,11 +115,21 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
     await downstream.flushed()
 
 
-def _begin(x: Exchange, head: ResponseHead, downstream: Downstream, *, rewritten: bool) -> None:
+def _begin(
+    x: Exchange,
+    head: ResponseHead,
+    downstream: Downstream,
+    *,
+    rewritten: bool,
+    cost_nanos: int | None = None,
+    length: int | None = None,
+) -> None:
     """Commit: send the response head."""
     assert x.offer is not None
     keep = not (rewritten or x.streaming)
     headers = response_headers(head.headers, keep_length=keep, keep_encoding=keep)
+    if length is not None and (rewritten or head.header(b"content-length") is None):
+        headers.append((b"content-length", b"%d" % length))
     chunked = head.status not in _BODILESS and all(name != b"content-length" for name, _ in headers)
     if all(name != b"x-request-id" for name, _ in headers):
         headers.append((b"x-request-id", x.id.encode("ascii")))
@@ -122,6 +139,8 @@ def _begin(x: Exchange, head: ResponseHead, downstream: Downstream, *, rewritten
     headers += x.reply_headers
     headers.append((b"x-gateway-provider", x.offer.provider.encode("latin-1", "replace")))
     headers.append((b"x-gateway-attempts", b"%d" % (len(x.attempts) + 1)))
+    if cost_nanos is not None:
+        headers.append((b"x-gateway-cost-usd", format_usd(cost_nanos).encode("ascii")))
     x.status = head.status
     x.committed = True
     downstream.start(head.status, headers, chunked=chunked)
@@ -176,7 +195,21 @@ def _wrapped(status: int, detail: str) -> UpstreamError | BadRequest:
 class _Pipe:
     """Between the two sockets: called by the provider's connection for every read of the body."""
 
-    __slots__ = ("_clock", "_feed", "_inflate", "_response", "_tap", "_write", "_x", "ended", "error", "open")
+    __slots__ = (
+        "_clock",
+        "_downstream",
+        "_feed",
+        "_gathered",
+        "_gathered_bytes",
+        "_inflate",
+        "_response",
+        "_tap",
+        "_write",
+        "_x",
+        "ended",
+        "error",
+        "open",
+    )
 
     def __init__(
         self, x: Exchange, response: UpstreamResponse, downstream: Downstream, inflate: Inflater | None, clock: Clock
@@ -187,12 +220,18 @@ class _Pipe:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._x = x
         self._response = response
+        self._downstream = downstream
         self._inflate = inflate
         self._clock = clock
         self._tap = x.tap
         # Bound once: each chunk calls them.
         self._feed = x.tap.feed
         self._write = downstream.write
+        #: What waits for the end; None once the head is out.
+        self._gathered: list[bytes] | None = []
+        self._gathered_bytes = 0
+        if x.streaming:
+            self._commit()
 
     def data(self, chunk: bytes) -> None:
         if self._inflate is not None:
@@ -203,12 +242,19 @@ class _Pipe:
                 self.fail(error)
                 return
         out = self._feed(chunk)
-        if out:
-            x = self._x
-            if x.first_byte_s is None:
-                x.first_byte_s = self._clock.monotonic()
+        if not out:
+            return
+        x = self._x
+        if x.first_byte_s is None:
+            x.first_byte_s = self._clock.monotonic()
+        if self._gathered is None:
             x.bytes_out += len(out)
             self._write(out)
+            return
+        self._gathered.append(out)
+        self._gathered_bytes += len(out)
+        if self._gathered_bytes > GATHERED_BYTES_MAX:
+            self._commit()
 
     def end(self) -> None:
         if self._inflate is not None:
@@ -217,14 +263,39 @@ class _Pipe:
             except UpstreamMalformed as error:
                 self.fail(error)
                 return
-        if out := self._tap.end():
-            self._x.bytes_out += len(out)
-            self._write(out)
+        rest = self._tap.end()
+        x = self._x
+        cost_nanos = None
+        if x.on_whole is not None and (self._tap.complete or not x.streaming):
+            cost_nanos = x.on_whole()
+        if self._gathered is not None:
+            self._gathered.append(rest)
+            self._commit(cost_nanos, whole=True)
+        elif rest:
+            x.bytes_out += len(rest)
+            self._write(rest)
         self._finish()
 
     def fail(self, error: UpstreamError) -> None:
         self.error = error
         self._finish()
+
+    def _commit(self, cost_nanos: int | None = None, *, whole: bool = False) -> None:
+        """Send the head and what was gathered."""
+        gathered = self._gathered or []
+        self._gathered = None
+        body = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        _begin(
+            self._x,
+            self._response.head,
+            self._downstream,
+            rewritten=self._tap.rewrites or self._inflate is not None,
+            cost_nanos=cost_nanos,
+            length=len(body) if whole else None,
+        )
+        if body:
+            self._x.bytes_out += len(body)
+            self._write(body)
 
     def _finish(self) -> None:
         self.open = False
