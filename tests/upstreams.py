@@ -121,6 +121,8 @@ class Peer:
         """Write, in pieces of `each` bytes if given, and wait until the kernel has it all."""
         try:
             for start in range(0, len(data), each or len(data) or 1):
+                if self.writer.transport.is_closing():
+                    raise PeerGoneError  # uvloop raises RuntimeError from a write, asyncio nothing
                 self.writer.write(data[start : start + (each or len(data))])
                 await self.writer.drain()
                 if each is not None:

@@ -116,12 +116,16 @@ class Pool:
         deadline_s = self.loop.time() + connect_s
         if fresh and self.idle and self.size >= self._connections_max:
             next(iter(self.idle)).close()
-        if self.size < self._connections_max:
-            self.size += 1
-        else:
+        while True:
+            if self.size < self._connections_max:
+                self.size += 1
+                break
             handed = await self._wait(deadline_s)
-            if handed is not None:
+            if handed is None:
+                break
+            if not handed.closed:
                 return handed
+            # Lost between the handing over and this caller's turn to run.
         try:
             async with asyncio.timeout_at(deadline_s):
                 connection = await self._dial(self)
@@ -145,8 +149,10 @@ class Pool:
         try:
             async with asyncio.timeout_at(deadline_s):
                 return await turn
+        except UpstreamSaturated:
+            raise
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 # It was handed over in the moment in which this caller gave up.
                 handed = turn.result()
                 if handed is None:
