@@ -27,16 +27,14 @@ class _Client:
 
 
 class ControlSocket:
-    """Answers lines with what `answer` makes of them, in the loop of `selector`.
+    """Answers the lines it knows, in the loop of `selector`; others get an empty answer.
 
     Each registration's data is a callable: call it when its file is ready.
     """
 
-    def __init__(
-        self, selector: selectors.BaseSelector, directory: Path, *, answer: Callable[[bytes], bytes], clock: Clock
-    ) -> None:
+    def __init__(self, selector: selectors.BaseSelector, directory: Path, *, clock: Clock) -> None:
         self._selector = selector
-        self._answer = answer
+        self._answers: dict[bytes, Callable[[], bytes]] = {}
         self._clock = clock
         self._clients: set[_Client] = set()
         for left in directory.glob("control-*.sock"):
@@ -51,6 +49,10 @@ class ControlSocket:
         self._listener.listen(CLIENTS_MAX)
         self._listener.setblocking(False)
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def answer(self, request: bytes, make: Callable[[], bytes]) -> None:
+        """Answer the line `request`, its end included, with what `make` returns."""
+        self._answers[request] = make
 
     def expire(self) -> None:
         """Drop clients that took too long."""
@@ -85,7 +87,7 @@ class ControlSocket:
                     return
                 if not client.request.endswith(b"\n"):
                     return
-                client.answer = memoryview(self._answer(client.request))
+                client.answer = memoryview(self._answers.get(client.request, bytes)())
                 self._selector.modify(client.connection, selectors.EVENT_WRITE, lambda: self._serve(client))
             sent = client.connection.send(client.answer)
             client.answer = client.answer[sent:]

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 #: What a cancelled request gets to settle.
 SETTLE_S = 5.0
+#: How long a connection without a request is kept when we stop.
+FIRST_REQUEST_S = 0.5
 _TICK_S = 1.0
 _DRAIN_POLL_S = 0.02
 
@@ -83,8 +85,6 @@ class WorkerServer(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
         if not await self._drained(self._grace_s, unless_forced=True):
             tasks = list(self.server_state.tasks)
             log.warning("cancelling %d requests that did not finish within the grace time", len(tasks))
@@ -98,12 +98,19 @@ class WorkerServer(uvicorn.Server):
     async def _drained(self, within_s: float, *, unless_forced: bool) -> bool:
         """Wait until no request runs and every response is out; False when it takes longer, or we were told again."""
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + within_s
-        while self.server_state.tasks or (unless_forced and self.server_state.connections):
-            if loop.time() >= deadline_s or (unless_forced and self.force_exit):
+        begun_s = loop.time()
+        while True:
+            waited_s = loop.time() - begun_s
+            for connection in list(self.server_state.connections):
+                # Closes an idle one, and makes the response of a busy one its last. A new one may be just about to
+                # send its first request; its caller could not know that we are leaving.
+                if waited_s > FIRST_REQUEST_S or getattr(connection, "cycle", None) is not None:
+                    connection.shutdown()
+            if not self.server_state.tasks and not (unless_forced and self.server_state.connections):
+                return True
+            if waited_s >= within_s or (unless_forced and self.force_exit):
                 return False
             await asyncio.sleep(_DRAIN_POLL_S)
-        return True
 
     def _terminate(self) -> None:
         self.force_exit = self.should_exit
