@@ -6,6 +6,7 @@ of need, and stops in the reverse one.
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from starlette.routing import Route
 from gateway import __version__
 from gateway.dataplane import V1, DataPlane, Health, Metrics
 from gateway.deps import Deps
+from gateway.errors import StoreUnavailable
 from gateway.infra.clock import Clock, SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.exposition import merge, render
@@ -25,17 +27,25 @@ from gateway.infra.metrics import Cell
 from gateway.infra.metrics import Registry as MetricsRegistry
 from gateway.infra.postgres import Database
 from gateway.infra.process import collect_process, measure_loop_lag
-from gateway.infra.redis import subscribe
+from gateway.infra.redis import Redis
 from gateway.infra.tasks import TaskGroup
+from gateway.kernel.holds import Holds
 from gateway.kernel.key_store import find_key, load_pepper
 from gateway.kernel.keys import CHANNEL, KeyRing
-from gateway.kernel.offers import OfferTable
+from gateway.kernel.ledger import Ledger
+from gateway.kernel.money import Price, parse_usd
+from gateway.kernel.offers import OfferTable, Pricing
 from gateway.kernel.request_id import RequestIds
 from gateway.registry import Registry
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
 
+log = logging.getLogger(__name__)
+
+CONNECT_RETRY_S: Final = 1.0
+#: The adapter whose provider costs nobody anything.
+ECHO: Final = "echo"
 #: How often a worker hands its counts to the supervisor.
 PUSH_S: Final = 1.0
 
@@ -66,7 +76,10 @@ def create_app(
     database = Database(
         stores.database_dsn, pool_size=settings.database.pool_size, timeout_s=settings.database.timeout_s
     )
-    deps = _deps(settings, clock=clock, registry=registry, metrics=metrics, database=database, proxies=proxies)
+    redis = Redis(stores.redis_url, timeout_s=settings.redis.timeout_s)
+    deps = _deps(
+        settings, clock=clock, registry=registry, metrics=metrics, database=database, redis=redis, proxies=proxies
+    )
     health = Health()
 
     @contextlib.asynccontextmanager
@@ -74,11 +87,15 @@ def create_app(
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(deps.access_log.close)
             stack.push_async_callback(database.close)
+            stack.push_async_callback(redis.close)
+            stack.push_async_callback(deps.holds.flush)
             stack.push_async_callback(deps.client.close)
             await registry.start()
             stack.push_async_callback(registry.stop)
             stack.push_async_callback(deps.tasks.close)
-            deps.tasks.spawn(_follow_keys(stores.redis_url, deps.keys), name="key notices")
+            await _connect(redis, deps.tasks)
+            deps.tasks.spawn(_follow_keys(redis, deps.keys), name="key notices")
+            deps.tasks.spawn(deps.holds.renew_forever(), name="renew holds")
             loop_lag.start()
             stack.callback(loop_lag.stop)
             if link is not None:
@@ -103,12 +120,16 @@ def _deps(
     registry: Registry,
     metrics: MetricsRegistry,
     database: Database,
+    redis: Redis,
     proxies: Mapping[str, str] | None,
 ) -> Deps:
-    offers = OfferTable.of(settings, {name: provider.models for name, provider in registry.providers.items()})
+    offers = OfferTable.of(
+        settings, {name: provider.models for name, provider in registry.providers.items()}, price=_pricing(settings)
+    )
     telemetry = Telemetry(metrics, version=__version__)
     telemetry.know(providers=registry.providers, models=offers.listed())
     access_log = AccessLog(settings.log.access)
+    ledger = Ledger(redis)
     metrics.on_collect(lambda: _level(telemetry.access_lines_dropped, access_log.dropped))
     return Deps(
         settings=settings,
@@ -117,7 +138,11 @@ def _deps(
         offers=offers,
         providers=registry.providers,
         client=UpstreamClient(settings.upstream, proxies=proxies),
+        ledger=ledger,
+        holds=Holds(ledger, clock=clock, settle_seconds=telemetry.time_redis("settle")),
+        loader=_NoLoader(),
         telemetry=telemetry,
+        admit_seconds=telemetry.time_redis("admit"),
         access_log=access_log,
         tasks=TaskGroup(),
         new_id=RequestIds(clock).make,
@@ -134,10 +159,53 @@ async def _push_metrics(link: Link, metrics: MetricsRegistry) -> None:
         await asyncio.sleep(PUSH_S)
 
 
-async def _follow_keys(redis_url: str, keys: KeyRing) -> None:
+class _NoLoader:
+    async def ensure_loaded(self, account_id: int, *, key_id: str = "") -> object:
+        raise StoreUnavailable(detail="accounts are not loaded yet")
+
+
+def _pricing(settings: Settings) -> Pricing:
+    """Prices as the configuration has them; the echo provider costs nobody anything."""
+    rows = settings.models
+    free_providers = {name for name, provider in settings.providers.items() if provider.adapter == ECHO}
+
+    def price(provider: str, model: str, upstream_model: str) -> tuple[Price | None, bool]:
+        row = rows.get(model) or rows.get("*")
+        if provider in free_providers or (row is not None and row.free):
+            return None, True
+        if row is None or row.input_usd_per_mtok is None:
+            return None, False
+        return Price(
+            input_mtok_nanos=parse_usd(repr(row.input_usd_per_mtok)),
+            output_mtok_nanos=parse_usd(repr(row.output_usd_per_mtok or 0)),
+        ), False
+
+    return price
+
+
+async def _connect(redis: Redis, tasks: TaskGroup) -> None:
+    """Connect now if Redis is there, else as soon as it is: a gateway starts without it and says so."""
+    try:
+        await redis.connect()
+    except StoreUnavailable as error:
+        log.warning("starting without Redis: %s", error.detail or error.message)
+        tasks.spawn(_keep_connecting(redis), name="connect to redis")
+
+
+async def _keep_connecting(redis: Redis) -> None:
+    while True:
+        await asyncio.sleep(CONNECT_RETRY_S)
+        try:
+            await redis.connect()
+        except StoreUnavailable:
+            continue
+        return
+
+
+async def _follow_keys(redis: Redis, keys: KeyRing) -> None:
     """Drop each key that changed somewhere; when notices may have been missed, trust none without asking."""
-    async for message in subscribe(redis_url, CHANNEL):
+    async for message in redis.subscribe(CHANNEL):
         if message is None:
             keys.doubt()
         else:
-            keys.forget(message.decode("ascii", "replace"))
+            keys.forget(message.data.decode("ascii", "replace"))

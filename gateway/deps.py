@@ -2,13 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from gateway.exchange import Exchange
 from gateway.infra.clock import Clock
 from gateway.infra.logs import AccessLog
+from gateway.infra.metrics import Observations
 from gateway.infra.tasks import TaskGroup
+from gateway.kernel.holds import Holds
 from gateway.kernel.keys import KeyRing
 from gateway.kernel.offers import OfferTable
+from gateway.kernel.verbs import Verbs
 from gateway.registry import Provider
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -16,6 +20,14 @@ from gateway.upstream.client import UpstreamClient
 
 #: A stage with everything behind it.
 Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Loader(Protocol):
+    """Brings an account's balance (and budget counters) from the database into Redis."""
+
+    async def ensure_loaded(self, account_id: int, *, key_id: str = "") -> object:
+        """Raises: StoreUnavailable."""
+        ...
 
 
 @dataclass(slots=True)
@@ -28,7 +40,12 @@ class Deps:
     offers: OfferTable
     providers: Mapping[str, Provider]
     client: UpstreamClient
+    ledger: Verbs
+    holds: Holds
+    loader: Loader
     telemetry: Telemetry
+    #: How long admission took.
+    admit_seconds: Observations
     access_log: AccessLog
     tasks: TaskGroup
     #: Makes a request id.

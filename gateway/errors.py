@@ -176,13 +176,38 @@ class InsufficientCredit(GatewayError):
     should_retry = False
 
 
+class CreditInFlight(InsufficientCredit):
+    """Requests in flight hold the rest of this account's credit; some of it comes back when they end."""
+
+    error_type = "policy_credit_in_flight"
+    code = "credit_in_flight"
+
+
+class BudgetExceeded(InsufficientCredit):
+    """A budget set for this key or account is used up."""
+
+    error_type = "policy_budget_exceeded"
+    code = "budget_exceeded"
+
+
+class Unpriced(GatewayError):
+    """No price is known for this model, so it can't be called here."""
+
+    source = "policy"
+    error_type = "policy_unpriced"
+    status = 403
+    type = "permission_error"
+    code = "model_not_priced"
+    should_retry = False
+
+
 # -- a provider's fault --------------------------------------------------------------------------------------
 
 
 class UpstreamError(GatewayError):
     """The provider failed to answer."""
 
-    source = "provider"
+    source: ClassVar[Source] = "provider"
     error_type = "provider_error"
     status = 502
     type = "server_error"

@@ -13,11 +13,13 @@ import msgspec
 from gateway.wire.dialects import Dialect
 from gateway.wire.paths import Target
 from gateway.wire.peek import Peek
+from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:
     from gateway.api import Tap
     from gateway.downstream import Downstream
     from gateway.errors import GatewayError
+    from gateway.kernel.money import Price
 
 Headers = list[tuple[bytes, bytes]]
 # The ASGI specification types these as plain dictionaries.
@@ -54,17 +56,22 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     account_id: int
     #: live, test, staging or dev; not live gets half of the plan's limits.
     environment: str
+    #: What it may use, packed once: see `kernel/limits.py`.
+    limits: bytes
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """A model at a provider: what routing chooses between.
+    """A model at a provider at a price: what routing chooses between.
 
-    `model` is the public name, `upstream_model` what the provider calls it.
+    `model` is the public name, `upstream_model` what the provider calls it. Without a price it can only be called if
+    it is `free`.
     """
 
     model: str
     provider: str
     upstream_model: str
+    price: "Price | None" = None
+    free: bool = False
 
 
 @dataclass(slots=True)
@@ -86,9 +93,19 @@ class Exchange:
     principal: Principal | None = None
     # receive
     call: Call | None = None
+    # admit
+    #: The offers that can serve it, best first.
+    offers: tuple[Offer, ...] = ()
+    #: Estimated; what the provider reports corrects it.
+    input_tokens: int = 0
+    #: The most that the answer may have.
+    output_tokens: int = 0
     # reserve
     #: Called once, when the whole answer is here and before its last bytes leave: charges for it, gives its cost.
     on_whole: Callable[[], int | None] | None = None
+    #: What was charged for, and how much.
+    usage: Usage | None = None
+    cost_nanos: int = 0
     # route
     offer: Offer | None = None
     #: What became of each try at a provider, in order: (provider, outcome).

@@ -77,6 +77,17 @@ class Redis(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout_s: Seconds = 0.5
 
 
+class Money(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Holds and charges."""
+
+    #: How long a hold outlives its worker; a sweep then charges what was last known to be delivered.
+    lease_s: Seconds = 60.0
+    #: Held for an answer whose caller set no bound.
+    output_tokens: Positive = 4096
+    #: What the account made at the first start in development is given.
+    development_usd: Annotated[float, Meta(ge=0)] = 10.0
+
+
 class Timeouts(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One attempt at a provider."""
 
@@ -155,6 +166,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     auth: Auth = Auth()
     database: Database = Database()
     redis: Redis = Redis()
+    money: Money = Money()
     upstream: Upstream = Upstream()
     log: Log = Log()
     metrics: Metrics = Metrics()

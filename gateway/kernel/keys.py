@@ -17,8 +17,9 @@ import asyncio
 import hmac
 import secrets
 import string
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -26,6 +27,7 @@ import msgspec
 from gateway.errors import StoreUnavailable, Unauthenticated
 from gateway.exchange import Principal
 from gateway.infra.clock import Clock
+from gateway.kernel.limits import NO_LIMITS, Limits, combine_limits
 from gateway.settings import Auth
 
 ENVIRONMENTS: Final = ("live", "test", "staging", "dev")
@@ -55,6 +57,10 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_s: float | None = None
     #: active, suspended or closed.
     account_status: str = "active"
+    #: The account's plan, by name; empty for none, which limits nothing.
+    plan: str = ""
+    #: The key's own limits.
+    limits: Limits = NO_LIMITS
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,10 +111,15 @@ def public_id(text: str) -> str | None:
 class _Entry:
     __slots__ = ("checked_s", "principal", "record")
 
-    def __init__(self, record: KeyRecord, checked_s: float) -> None:
+    def __init__(self, record: KeyRecord, checked_s: float, plan: Limits) -> None:
         self.record = record
         self.checked_s = checked_s
-        self.principal = Principal(key_id=record.id, account_id=record.account_id, environment=record.environment)
+        self.principal = Principal(
+            key_id=record.id,
+            account_id=record.account_id,
+            environment=record.environment,
+            limits=combine_limits(plan=plan, key=record.limits, live=record.environment == "live"),
+        )
 
 
 Fetch = Callable[[str], Awaitable[KeyRecord | None]]
@@ -117,7 +128,17 @@ Fetch = Callable[[str], Awaitable[KeyRecord | None]]
 class KeyRing:
     """Verifies keys from memory, and from the database behind it. See the rules above."""
 
-    def __init__(self, settings: Auth, *, pepper: bytes, fetch: Fetch, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Auth,
+        *,
+        pepper: bytes,
+        fetch: Fetch,
+        clock: Clock,
+        plans: Mapping[str, Limits] = MappingProxyType({}),
+    ) -> None:
+        """`plans` are the limits of each plan, by name; a plan that is not in it limits nothing."""
+        self._plans = plans
         self._settings = settings
         self._pepper = pepper
         self._fetch = fetch
@@ -226,4 +247,4 @@ class KeyRing:
     async def _read(self, key_id: str) -> _Entry | None:
         asked_s = self._clock.monotonic()
         record = await self._fetch(key_id)
-        return None if record is None else _Entry(record, asked_s)
+        return None if record is None else _Entry(record, asked_s, self._plans.get(record.plan, NO_LIMITS))

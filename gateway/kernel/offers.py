@@ -4,10 +4,11 @@ A provider lists public model names. `*` offers every model that no list names; 
 The most exact listing wins: a name, then the longest prefix, then `*`; among equals, the order of the configuration.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from gateway.exchange import Offer
+from gateway.kernel.money import Price
 from gateway.settings import Model, Settings
 
 #: How many names that only a wildcard matches are remembered; callers choose these names.
@@ -15,15 +16,24 @@ REMEMBERED_MAX: Final = 4096
 
 _NO_MODEL: Final = Model()
 
+#: (provider, public model, the provider's name for it) to its price, if any is known, and whether it is free.
+Pricing = Callable[[str, str, str], tuple[Price | None, bool]]
+
 
 class OfferTable:
     """The offers of one configuration."""
 
     def __init__(
-        self, providers: Mapping[str, Iterable[str]], *, models: Mapping[str, Model], default: str = ""
+        self,
+        providers: Mapping[str, Iterable[str]],
+        *,
+        models: Mapping[str, Model],
+        price: Pricing,
+        default: str = "",
     ) -> None:
         """`providers` maps each provider in use to the model names it lists; `default` takes requests without one."""
         self._models = models
+        self._price = price
         self._default = default
         self._exact: dict[str, tuple[Offer, ...]] = {}
         self._prefixes: list[tuple[str, str]] = []
@@ -42,12 +52,12 @@ class OfferTable:
         self._remembered: dict[str, tuple[Offer, ...]] = {}
 
     @classmethod
-    def of(cls, settings: Settings, providers: Mapping[str, Iterable[str]]) -> "OfferTable":
+    def of(cls, settings: Settings, providers: Mapping[str, Iterable[str]], *, price: Pricing) -> "OfferTable":
         """The table for a configuration and the providers that loaded."""
         default = settings.default_provider
         if not default and len(providers) == 1:
             default = next(iter(providers))
-        return cls(providers, models=settings.models, default=default)
+        return cls(providers, models=settings.models, price=price, default=default)
 
     def find(self, model: str) -> tuple[Offer, ...]:
         """The offers for a model as a caller named it, best first; empty if there is none."""
@@ -85,5 +95,6 @@ class OfferTable:
         return tuple(self._offer(model, provider) for prefix, provider in matching if len(prefix) == longest)
 
     def _offer(self, model: str, provider: str) -> Offer:
-        row = self._models.get(model, _NO_MODEL)
-        return Offer(model=model, provider=provider, upstream_model=row.upstream.get(provider, model))
+        upstream_model = self._models.get(model, _NO_MODEL).upstream.get(provider, model)
+        price, free = self._price(provider, model, upstream_model)
+        return Offer(model=model, provider=provider, upstream_model=upstream_model, price=price, free=free)

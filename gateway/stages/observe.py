@@ -38,8 +38,7 @@ async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
 
 def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:
-    call, offer, principal, error = x.call, x.offer, x.principal, x.error
-    usage = x.tap.usage() if x.tap is not None else None
+    call, offer, principal, error, usage = x.call, x.offer, x.principal, x.error, x.usage
     client = x.scope.get("client")
     return Record(
         time=timestamp(deps.clock.now()),
@@ -63,6 +62,7 @@ def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:
         input_tokens=0 if usage is None else usage.input_tokens,
         output_tokens=0 if usage is None else usage.output_tokens,
         usage_source="none" if usage is None else usage.source,
+        cost_nanos=x.cost_nanos,
         aborted_by=x.aborted_by,
         client=client[0] if client else "",
     )

@@ -1,9 +1,261 @@
-"""Whether the account can pay for it: hold the worst case, settle the use. Passes everything until money exists."""
+"""Limits and money: all that a request may use is taken in one round trip before it is sent, and what it did use is
+settled in one after.
+
+Rules:
+- Admission is all or nothing, and the last thing that refuses: after the call the gateway only accounts.
+- What was delivered is charged, by the provider's report, or by an estimate where none came. Where nothing was
+  delivered, or the provider refused, nothing is charged.
+- An answer that arrived whole is settled before its last bytes are written (`x.on_whole`), any other one when the
+  request ends, however it ends. Both happen at most once.
+"""
+
+import math
+from typing import Final
+
+import msgspec
 
 from gateway.deps import Deps, Handler
-from gateway.exchange import Exchange
+from gateway.errors import BudgetExceeded, CreditInFlight, InsufficientCredit, RateLimited, StoreUnavailable
+from gateway.exchange import Exchange, Headers
+from gateway.kernel.holds import Hold
+from gateway.kernel.limits import BUCKET_NAMES
+from gateway.kernel.money import Nanos, cost_nanos, hold_nanos
+from gateway.kernel.record import Attempt, Outcome, UsageRecord
+from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
+from gateway.wire.ratelimit import format_duration
+from gateway.wire.usage import Usage
+
+#: A slot or a hold is given back when another request ends, which nobody can foresee.
+SOON_S: Final = 1.0
+#: An account can be emptied from Redis while it is being loaded, but not for ever.
+LOADS_MAX: Final = 3
 
 
 async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
-    """Nothing is held yet."""
-    await call_next(x)
+    """Take limits, a hold and a lease; give them back, settled.
+
+    Raises:
+        RateLimited, InsufficientCredit: it does not fit.
+        StoreUnavailable: nobody can tell.
+    """
+    assert x.principal is not None
+    principal = x.principal
+    scopes = deps.holds.scopes(principal)
+    amount = max((_worst_case(x, number) for number in range(len(x.offers))), default=0)
+    tokens = x.input_tokens + x.output_tokens
+    started = deps.clock.monotonic()
+    admission = await deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens)
+    for _ in range(LOADS_MAX):
+        if not isinstance(admission, NotLoaded):
+            break
+        await deps.loader.ensure_loaded(principal.account_id, key_id=principal.key_id)
+        admission = await deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens)
+    deps.admit_seconds.observe(deps.clock.monotonic() - started)
+    if not isinstance(admission, Admitted):
+        deps.telemetry.count_decision(type(admission).__name__.lower(), "refused")
+        if not isinstance(admission, NotLoaded | Ended):
+            x.reply_headers += rate_headers(admission.rates)
+        raise _refusal(admission, now_s=deps.clock.now())
+    x.reply_headers += rate_headers(admission.rates)
+    deps.telemetry.credit_held[0] += amount
+
+    settlement = _Settlement(x, deps, Hold(x.id, scopes, amount))
+    x.on_whole = settlement.settle
+    deps.holds.add(settlement.hold, settlement.progress)
+    try:
+        await call_next(x)
+    finally:
+        await settlement.finish()
+
+
+class _Settlement:
+    """The end of one hold."""
+
+    __slots__ = ("_cost_nanos", "_deps", "_x", "hold")
+
+    def __init__(self, x: Exchange, deps: Deps, hold: Hold) -> None:
+        self.hold = hold
+        self._x = x
+        self._deps = deps
+        self._cost_nanos: Nanos | None = None
+
+    def settle(self) -> Nanos:
+        """Charge for what was delivered so far, once; its cost."""
+        if self._cost_nanos is None:
+            self._cost_nanos = self._close()
+        return self._cost_nanos
+
+    async def finish(self) -> None:
+        """Settle or void, and wait until it is known to be done."""
+        self.settle()
+        await self._deps.holds.ended(self.hold)
+
+    def progress(self) -> tuple[Nanos, int, UsageRecord] | None:
+        """What would be charged if nothing more were heard of this request; None while nothing was delivered."""
+        usage = self._used()
+        if usage is None:
+            return None
+        cost = self._cost(usage)
+        return cost, usage.input_tokens + usage.output_tokens, self._record(usage, cost, "orphaned")
+
+    def _close(self) -> Nanos:
+        telemetry, holds = self._deps.telemetry, self._deps.holds
+        usage = self._used()
+        if usage is None:
+            telemetry.credit_voided[0] += self.hold.amount_nanos
+            holds.void(self.hold, self._record(Usage(), 0, _outcome(self._x)))
+            return 0
+        cost = self._cost(usage)
+        telemetry.credit_settled[0] += cost
+        self._x.usage = usage
+        self._x.cost_nanos = cost
+        record = self._record(usage, cost, _outcome(self._x))
+        holds.settle(self.hold, record, tokens=usage.input_tokens + usage.output_tokens)
+        return cost
+
+    def _used(self) -> Usage | None:
+        """What was used, by report or by estimate; None if nothing was delivered."""
+        x = self._x
+        if x.tap is None:
+            return None
+        if (reported := x.tap.usage()) is not None:
+            return reported
+        if x.first_byte_s is None or not (x.committed or x.tap.complete):
+            return None
+        delivered = x.tap.delivered()
+        if delivered.input_tokens == 0:
+            delivered = msgspec.structs.replace(delivered, input_tokens=x.input_tokens)
+        return delivered
+
+    def _cost(self, usage: Usage) -> Nanos:
+        offer = self._x.offer
+        if offer is None or offer.price is None or offer.free:
+            return 0
+        return cost_nanos(usage, offer.price)
+
+    def _record(self, usage: Usage, cost: Nanos, outcome: Outcome) -> UsageRecord:
+        x, clock = self._x, self._deps.clock
+        assert x.principal is not None
+        offer = x.offer
+        now_s = clock.monotonic()
+        age_ms = (now_s - x.started_s) * 1000
+        price = offer.price if offer is not None else None
+        return UsageRecord(
+            request_id=x.id,
+            account_id=x.principal.account_id,
+            key_id=x.principal.key_id,
+            cost_nanos=cost,
+            hold_nanos=self.hold.amount_nanos,
+            model="" if offer is None else offer.model,
+            provider="" if offer is None else offer.provider,
+            upstream_model="" if offer is None else offer.upstream_model,
+            dialect=x.target.dialect,
+            route=x.target.label,
+            status=x.status,
+            outcome=outcome,
+            error_type="" if x.error is None else x.error.error_type,
+            stream=x.streaming,
+            started_ms=int(clock.now() * 1000 - age_ms),
+            latency_ms=int(age_ms),
+            first_token_ms=None if x.first_byte_s is None else int((x.first_byte_s - x.started_s) * 1000),
+            usage_source=usage.source,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            input_cached_tokens=usage.input_cached_tokens,
+            input_cache_write_tokens=usage.input_cache_write_tokens,
+            input_cache_write_1h_tokens=usage.input_cache_write_1h_tokens,
+            input_audio_tokens=usage.input_audio_tokens,
+            input_image_tokens=usage.input_image_tokens,
+            output_reasoning_tokens=usage.output_reasoning_tokens,
+            output_audio_tokens=usage.output_audio_tokens,
+            output_image_tokens=usage.output_image_tokens,
+            images=usage.images,
+            audio_ms=round(usage.seconds * 1000),
+            characters=usage.characters,
+            searches=usage.searches,
+            provider_cost_nanos=usage.provider_cost_nanos,
+            service_tier=usage.service_tier,
+            input_mtok_nanos=0 if price is None else price.input_mtok_nanos,
+            output_mtok_nanos=0 if price is None else price.output_mtok_nanos,
+            markup_permille=1000 if price is None else price.markup_permille,
+            attempts=tuple(Attempt(provider, result) for provider, result in x.attempts),
+            tags=x.tags,
+        )
+
+
+def _worst_case(x: Exchange, number: int) -> Nanos:
+    offer = x.offers[number]
+    if offer.free or offer.price is None:
+        return 0
+    return hold_nanos(x.input_tokens, x.output_tokens, offer.price)
+
+
+def _outcome(x: Exchange) -> Outcome:
+    if x.downstream is not None and x.downstream.is_gone:
+        return "caller_gone"
+    if x.tap is not None and x.tap.complete:
+        return "ok"
+    return "provider_error" if x.status == 0 or x.status >= 500 or x.tap is not None else "caller_error"
+
+
+def rate_headers(rates: Rates) -> Headers:
+    """The limits in OpenAI's headers: of the tightest request bucket and of the tightest token bucket."""
+    headers: Headers = []
+    if rates.requests_limit >= 0:
+        headers += (
+            (b"x-ratelimit-limit-requests", b"%d" % rates.requests_limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % rates.requests_remaining),
+            (b"x-ratelimit-reset-requests", format_duration(rates.requests_reset_ms / 1000)),
+        )
+    if rates.tokens_limit >= 0:
+        headers += (
+            (b"x-ratelimit-limit-tokens", b"%d" % rates.tokens_limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % rates.tokens_remaining),
+            (b"x-ratelimit-reset-tokens", format_duration(rates.tokens_reset_ms / 1000)),
+        )
+    return headers
+
+
+def _refusal(
+    refused: Limited | Busy | OverBudget | NoCredit | NotLoaded | Ended, *, now_s: float
+) -> RateLimited | InsufficientCredit | StoreUnavailable:
+    """The error for what the ledger said. Exact balances are nobody's business but the account's."""
+    if isinstance(refused, NotLoaded | Ended):
+        return StoreUnavailable(detail=f"admission answered {refused}", retry_after_s=SOON_S)
+    if isinstance(refused, Limited):
+        return _limited(refused)
+    if isinstance(refused, Busy):
+        return RateLimited(
+            f"Rate limit reached: {refused.limit} requests at once for this {refused.scope}.",
+            code="concurrency_limit_exceeded",
+            retry_after_s=SOON_S,
+        )
+    if isinstance(refused, OverBudget):
+        if refused.in_flight:
+            return CreditInFlight(
+                f"Requests in flight hold the rest of this {refused.scope}'s {refused.window} budget.",
+                code="budget_in_flight",
+                retry_after_s=SOON_S,
+            )
+        ends_s = None if refused.ends_ms is None else max(0.0, refused.ends_ms / 1000 - now_s)
+        return BudgetExceeded(
+            f"The {refused.window} budget of this {refused.scope} does not cover the request.", retry_after_s=ends_s
+        )
+    if refused.in_flight:
+        return CreditInFlight(retry_after_s=SOON_S)
+    return InsufficientCredit()
+
+
+def _limited(refused: Limited) -> RateLimited:
+    name = BUCKET_NAMES[refused.bucket]
+    text = f"Rate limit reached for this {refused.scope}: limit {refused.limit} {name}, requested {refused.wanted}."
+    if refused.retry_ms is None:
+        error = RateLimited(f"{text} The request is larger than the limit.", code="request_too_large_for_limit")
+        error.should_retry = False
+    else:
+        error = RateLimited(
+            f"{text} Please try again in {math.ceil(refused.retry_ms / 1000)}s.",
+            retry_after_s=refused.retry_ms / 1000,
+        )
+    error.type = name.partition(" ")[0]
+    return error

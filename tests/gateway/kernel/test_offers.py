@@ -1,11 +1,16 @@
 """Which offer a model's name finds."""
 
+from gateway.kernel.money import Price
 from gateway.kernel.offers import REMEMBERED_MAX, OfferTable
 from gateway.settings import Model
 
 
 def table(providers: dict[str, list[str]], models: dict[str, Model] | None = None, default: str = "") -> OfferTable:
-    return OfferTable(providers, models=models or {}, default=default)
+    return OfferTable(providers, models=models or {}, price=price, default=default)
+
+
+def price(provider: str, model: str, upstream_model: str) -> tuple[Price | None, bool]:
+    return Price(input_mtok_nanos=len(upstream_model)), provider == "a"
 
 
 def providers_of(offers: OfferTable, model: str) -> list[str]:
@@ -53,3 +58,11 @@ def test_names_callers_make_up_are_forgotten_again() -> None:
 
     assert len(offers._remembered) <= REMEMBERED_MAX
     assert offers.listed() == []
+
+
+def test_an_offer_has_the_price_of_the_provider_s_own_model() -> None:
+    offers = table({"a": ["m"], "b": ["m"]}, {"m": Model(upstream={"b": "longer"})})
+
+    found = [(offer.price.input_mtok_nanos, offer.free) for offer in offers.find("m") if offer.price]
+
+    assert found == [(1, True), (6, False)]

@@ -1,0 +1,186 @@
+"""The holds of one worker: which are open, how they are kept alive, and how each of them ends.
+
+Rules:
+- A hold is ended once, by `settle` or `void`. The command is on its way when the call returns: what is written to the
+  caller afterwards can't overtake it by more than the length of a system call.
+- While a hold is open its lease is renewed, with what was delivered so far; so if this process is killed, a sweep
+  elsewhere charges what the last renewal said.
+- An end that Redis did not confirm is sent again until it is: the verbs are idempotent by request id. At most
+  `UNCONFIRMED_MAX` such ends are kept.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+from gateway.errors import StoreUnavailable
+from gateway.exchange import Principal
+from gateway.infra.clock import Clock
+from gateway.infra.metrics import Observations
+from gateway.kernel.ledger import RENEWALS_MAX, Answer
+from gateway.kernel.money import Nanos
+from gateway.kernel.record import UsageRecord, encode_record
+from gateway.kernel.verbs import Ended, Renewal, Scopes, Settled, Verbs, Voided
+
+log = logging.getLogger(__name__)
+
+#: How often open holds are renewed, and so how much of a stream a killed worker can take with it.
+RENEW_S: Final = 1.0
+#: A hold younger than this is not renewed: most requests are over by then.
+YOUNG_S: Final = 1.0
+RETRY_S: Final = 0.5
+UNCONFIRMED_MAX: Final = 100_000
+SCOPES_MAX: Final = 100_000
+
+#: What would be charged if nothing more were heard: cost, tokens, record. None while nothing was delivered.
+Progress = Callable[[], "tuple[Nanos, int, UsageRecord] | None"]
+Confirm = Callable[[UsageRecord, bytes, int], None]
+
+
+class Hold:
+    """What was taken for one request, until it is given back."""
+
+    __slots__ = ("amount_nanos", "answer", "end", "opened_s", "request_id", "scopes")
+
+    def __init__(self, request_id: str, scopes: Scopes, amount_nanos: Nanos) -> None:
+        self.request_id = request_id
+        self.scopes = scopes
+        self.amount_nanos = amount_nanos
+        self.opened_s = 0.0
+        #: How it was ended: cost and tokens (None for a void) and the encoded record.
+        self.end: tuple[Nanos | None, int, bytes] | None = None
+        self.answer: Answer[Settled | Ended] | Answer[Voided | Ended] | None = None
+
+
+class Holds:
+    """Opens nothing itself: `reserve` admits and hands the hold in."""
+
+    def __init__(self, ledger: Verbs, *, clock: Clock, settle_seconds: Observations) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._settle_seconds = settle_seconds
+        self._open: dict[Hold, Progress] = {}
+        self._unconfirmed: dict[str, Hold] = {}
+        self._scopes: dict[str, tuple[Principal, Scopes]] = {}
+        self.lost = 0
+
+    def __repr__(self) -> str:
+        return f"<Holds: {len(self._open)} open, {len(self._unconfirmed)} unconfirmed>"
+
+    def scopes(self, principal: Principal) -> Scopes:
+        """The names and limits of a principal, made once for as long as it is the same."""
+        found = self._scopes.get(principal.key_id)
+        if found is not None and found[0] is principal:
+            return found[1]
+        scopes = self._ledger.scopes(
+            account_id=principal.account_id, key_id=principal.key_id, limits=principal.limits
+        )
+        if len(self._scopes) >= SCOPES_MAX:
+            self._scopes.clear()
+        self._scopes[principal.key_id] = (principal, scopes)
+        return scopes
+
+    def add(self, hold: Hold, progress: Progress) -> None:
+        """Keep `hold` alive until it is ended."""
+        hold.opened_s = self._clock.monotonic()
+        self._open[hold] = progress
+
+    def settle(self, hold: Hold, record: UsageRecord, *, tokens: int) -> None:
+        """End it with the record's cost."""
+        self._end(hold, record.cost_nanos, tokens, encode_record(record))
+
+    def void(self, hold: Hold, record: UsageRecord) -> None:
+        """End it at no cost; the record is kept for the usage log."""
+        self._end(hold, None, 0, encode_record(record))
+
+    async def ended(self, hold: Hold) -> None:
+        """Wait until the end is confirmed, or is known to have to be sent again."""
+        answer = hold.answer
+        if answer is None:
+            return
+        hold.answer = None
+        started_s = self._clock.monotonic()
+        try:
+            result = await answer
+        except StoreUnavailable:
+            self._keep(hold)
+            return
+        except asyncio.CancelledError:
+            self._keep(hold)
+            raise
+        self._settle_seconds.observe(self._clock.monotonic() - started_s)
+        self._note(hold, result)
+
+    async def renew_forever(self) -> None:
+        """Keep the leases of open holds, and send unconfirmed ends again."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._renew()
+                await self._confirm()
+            except StoreUnavailable as error:
+                log.warning("holds can't be renewed: %s", error.detail or error.message)
+
+    async def flush(self) -> None:
+        """Send what is unconfirmed once more; for the end of the process."""
+        try:
+            await self._confirm()
+        except StoreUnavailable:
+            log.error("%d ended requests were not confirmed by Redis", len(self._unconfirmed))  # noqa: TRY400
+
+    def _end(self, hold: Hold, cost: Nanos | None, tokens: int, record: bytes) -> None:
+        self._open.pop(hold, None)
+        hold.end = (cost, tokens, record)
+        try:
+            self._send(hold)
+        except StoreUnavailable:
+            self._keep(hold)
+
+    def _send(self, hold: Hold) -> None:
+        assert hold.end is not None
+        cost, tokens, record = hold.end
+        if cost is None:
+            hold.answer = self._ledger.void(hold.request_id, hold.scopes, record=record)  # type: ignore[assignment]
+        else:
+            hold.answer = self._ledger.settle(  # type: ignore[assignment]
+                hold.request_id, hold.scopes, cost_nanos=cost, tokens=tokens, record=record
+            )
+
+    def _keep(self, hold: Hold) -> None:
+        if len(self._unconfirmed) >= UNCONFIRMED_MAX:
+            self._unconfirmed.pop(next(iter(self._unconfirmed)))
+            self.lost += 1
+            log.error("too many unconfirmed requests: the oldest is given up, %d lost so far", self.lost)
+        self._unconfirmed[hold.request_id] = hold
+
+    def _note(self, hold: Hold, result: Settled | Voided | Ended) -> None:
+        if isinstance(result, Ended):
+            log.warning("request %s had ended already, by %s", hold.request_id, result.verb)
+
+    async def _confirm(self) -> None:
+        for hold in list(islice(self._unconfirmed.values(), RENEWALS_MAX)):
+            self._send(hold)
+            answer, hold.answer = hold.answer, None
+            assert answer is not None
+            result = await answer
+            self._unconfirmed.pop(hold.request_id, None)
+            self._note(hold, result)
+
+    async def _renew(self) -> None:
+        before_s = self._clock.monotonic() - YOUNG_S
+        by_partition: dict[int, list[Renewal]] = {}
+        for hold, progress in list(self._open.items()):
+            if hold.opened_s > before_s:
+                continue
+            news = progress()
+            if news is None:
+                renewal = Renewal(hold.request_id)
+            else:
+                cost, tokens, record = news
+                renewal = Renewal(hold.request_id, cost, tokens, encode_record(record))
+            by_partition.setdefault(hold.scopes.partition, []).append(renewal)
+        for partition, renewals in by_partition.items():
+            for start in range(0, len(renewals), RENEWALS_MAX):
+                await self._ledger.renew(partition, renewals[start : start + RENEWALS_MAX])
