@@ -69,7 +69,7 @@ class Link:
         self._channel = channel
         self._control_path = control_path
         self._transport: asyncio.WriteTransport | None = None
-        #: Of this life of this worker; no other, before or after, has it.
+        #: Of this life of this worker; no other of the same supervisor, before or after, has it.
         self.name = name
 
     async def open(self) -> None:
@@ -77,6 +77,11 @@ class Link:
         loop = asyncio.get_running_loop()
         # A copy: the loop closes its own when it ends, and a failure has to be told even then.
         self._transport, _ = await loop.create_unix_connection(asyncio.Protocol, sock=self._channel.dup())
+
+    def close(self) -> None:
+        """Say nothing more; what was said before still arrives."""
+        if self._transport is not None:
+            self._transport.close()
 
     def report_ready(self) -> None:
         """We accept connections."""
