@@ -79,6 +79,7 @@ class _Child:
         self._clock = clock
         self._lock = FileLock(data_dir / f"{program.name}.lock", clock=clock)
         self._log_path = data_dir / f"{program.name}.log"
+        self._log_from = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
         self._started_at = 0.0
@@ -177,13 +178,15 @@ class _Child:
         if self._log_path.exists() and self._log_path.stat().st_size > LOG_BYTES_MAX:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
         log_fd = os.open(self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._log_from = os.fstat(log_fd).st_size
         try:
             yield log_fd
         finally:
             os.close(log_fd)
 
     def _log_tail(self) -> str:
-        return self._log_path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        said = self._log_path.read_bytes()[self._log_from :]
+        return said[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
 
     def _end_orphan(self) -> None:
         """Stop what an owner left behind that was killed where the kernel does not tell children.
