@@ -15,6 +15,7 @@ _RIGHT: Final = 16
 _TOP: Final = 12
 _BOTTOM: Final = 40
 _BAR_PX: Final = 26
+_LEGEND_PX: Final = 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,9 @@ def curves(series: Sequence[Curve], *, x_label: str, y_label: str, height: int =
         return ""
     x_max = max(x for x, _ in points) or 1.0
     y_max = max(y for _, y in points) or 1.0
+    # The legend has its own room above the curves, a line each.
+    top = _TOP + len(series) * _LEGEND_PX
+    height += len(series) * _LEGEND_PX
     y_min = 10 ** math.floor(math.log10(max(min(y for _, y in points), 1e-3))) if log_y else 0.0
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -68,7 +72,7 @@ def curves(series: Sequence[Curve], *, x_label: str, y_label: str, height: int =
         up = math.log(max(y, y_min) / y_min) / math.log(max(y_max, y_min * 10) / y_min) if log_y else y / y_max
         return (
             _LEFT + across * (_WIDTH - _LEFT - _RIGHT),
-            height - _BOTTOM - up * (height - _TOP - _BOTTOM),
+            height - _BOTTOM - up * (height - top - _BOTTOM),
         )
 
     y_ticks = _decades(y_min, y_max) if log_y else _steps(y_max)
@@ -78,7 +82,7 @@ def curves(series: Sequence[Curve], *, x_label: str, y_label: str, height: int =
         dash = ' stroke-dasharray="5 4"' if curve.dashed else ""
         stroke = f'stroke="var(--c{curve.colour})" stroke-width="2"{dash}'
         parts.append(f'<polyline points="{path}" fill="none" {stroke}/>')
-        y = _TOP + 8 + index * 17
+        y = _TOP + index * _LEGEND_PX
         parts.append(
             f'<line x1="{_LEFT + 12}" y1="{y}" x2="{_LEFT + 34}" y2="{y}" {stroke}/>'
             f'<text x="{_LEFT + 40}" y="{y + 4}">{escape(curve.name)}</text>'

@@ -43,6 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(every), help=f"scenarios, of {', '.join(every)}")
     parser.add_argument("--rounds", type=int, help="how often each target has its turn (3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="one round of short windows")
+    parser.add_argument("--window", type=float, metavar="S", help="seconds of each measurement (6; 2 with --quick)")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a bar of budget.toml is missed")
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="then N requests, and watch the memory")
     parser.add_argument("--target", metavar="COMMAND", help="measure this instead; it gets {port} and {upstream}")
@@ -52,18 +53,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--upstream-port", type=int, default=0, help="where our provider listens (any free port)")
     parser.add_argument("--no-gateway", action="store_true", help="the harness itself: direct and nginx alone")
     parser.add_argument("--python-load", action="store_true", help="do not use wrk, nor nginx as a provider")
-    parser.add_argument("--cores", default="0,1", metavar="MEASURED,LOAD", help="two processors (0,1)")
+    parser.add_argument("--cores", metavar="MEASURED,LOAD", help="two processors (the first two that are ours)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON and HTML go")
     options = parser.parse_args(arguments)
     options.only = [name for name in options.only.split(",") if name]
     if unknown := set(options.only) - set(every):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     try:
-        options.cores = Cores(**dict(zip(("measured", "load"), map(int, options.cores.split(",")), strict=True)))
+        measured, load = map(int, options.cores.split(",")) if options.cores else two_cores() or (0, 0)
     except ValueError:
         parser.error("--cores takes two numbers, such as 0,1")
+    if measured == load:
+        parser.error("two processors are needed: one for what is measured, one for the load")
+    options.cores = Cores(measured=measured, load=load)
     if missing := {options.cores.measured, options.cores.load} - os.sched_getaffinity(0):
         parser.error(f"processor {min(missing)} is not ours to use; choose others with --cores")
     return options
+
+
+def two_cores() -> tuple[int, int] | None:
+    """The first two processors that we may use; None where there is only one."""
+    ours = sorted(os.sched_getaffinity(0))
+    return (ours[0], ours[1]) if len(ours) > 1 else None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         invalid=invalid,
     )
     print(f"\n{report.table(paper)}")
-    _write(paper, started=started)
+    _write(paper, directory=options.results, started=started)
     return 1 if options.check and not all(verdict.met for verdict in paper.verdicts) else 0
 
 
@@ -119,7 +130,7 @@ def _run(
         providers=providers,
         scratch=scratch,
         cores=(cores.measured, cores.load),
-        window_s=2.0 if options.quick else 6.0,
+        window_s=options.window or (2.0 if options.quick else 6.0),
         ramp_streams_per_s=300 if options.quick else 150,
         ramp_streams_max=2500,
         use_wrk=_uses_wrk(options),
@@ -217,9 +228,9 @@ def _say(scenario: str, target: str = "", number: int = 0) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _write(paper: report.Report, *, started: datetime) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / started.strftime("%Y%m%d-%H%M%S")
+def _write(paper: report.Report, *, directory: Path, started: datetime) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = directory / started.strftime("%Y%m%d-%H%M%S")
     stem.with_suffix(".json").write_bytes(report.to_json(paper))
     stem.with_suffix(".html").write_text(report.to_html(paper))
     print(f"\nwritten: {stem.with_suffix('.json')} and {stem.with_suffix('.html').name}")

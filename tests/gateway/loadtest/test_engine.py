@@ -1,8 +1,6 @@
 """The engine against the benchmarks' own provider and scripted servers, on real sockets for tenths of a second."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -10,25 +8,11 @@ from benchmarks import upstream
 from gateway.infra.clock import SystemClock
 from gateway.loadtest.engine import PAUSE_S, Engine, Plan
 from gateway.loadtest.origin import Origin, Unreachable
-from gateway.loadtest.probe import probe
 from gateway.loadtest.result import Result
+from tests.gateway.loadtest.provider import provider
 from tests.upstreams import HANG, RECEIVE, Pause, ScriptedUpstream, answer, play
 
 CLOCK = SystemClock()
-
-
-@asynccontextmanager
-async def provider() -> AsyncIterator[int]:
-    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-    task = asyncio.get_running_loop().create_task(
-        upstream.serve(host="127.0.0.1", port=0, stop=stop, ready=ready.set_result)
-    )
-    try:
-        yield await ready
-    finally:
-        stop.set()
-        await task
 
 
 def plan(
@@ -190,19 +174,3 @@ async def test_the_look_sees_the_body_and_the_time() -> None:
     ]
     assert len(delays) > 10
     assert all(0 <= delay < 5 for delay in delays)
-
-
-async def test_probe_reads_one_answer() -> None:
-    async with provider() as port:
-        of = plan(port, body=b'{"model":"bench-burst-5"}')
-        answer = await probe(of.origin, of.request, clock=CLOCK, timeout_s=5)
-
-    assert (answer.status, answer.streamed, answer.events) == (200, True, 5)
-    assert answer.beginning.startswith(b"data: ")
-
-
-async def test_probe_says_why_there_was_no_answer() -> None:
-    async with ScriptedUpstream(play(RECEIVE)) as server:
-        of = plan(server.origin.port)
-        with pytest.raises(Unreachable, match="closed before the answer was whole"):
-            await probe(of.origin, of.request, clock=CLOCK, timeout_s=5)
