@@ -208,6 +208,15 @@ create table usage_days (
 
 create index usage_days_key on usage_days (key_id, day);
 
+-- And by key for all time, for the budgets that have no end.
+create table usage_totals (
+    account_id bigint not null,
+    key_id text not null,
+    requests bigint not null,
+    cost_nanos bigint not null,
+    primary key (account_id, key_id)
+) with (fillfactor = 70);
+
 -- How far each partition's usage stream is in these tables; moved in the transaction that puts it there. The entry at
 -- the cursor is kept in the stream: a stream without it is another one, of an emptied or an older Redis.
 create table settle_cursors (

@@ -11,7 +11,7 @@
 --   {1, balance}   loaded
 --   {2, balance}   everything was there already; nothing is changed
 --   {3, cursor, balance, counters, counters}   not at the end yet: call again with these
---   {4, cseq}      the snapshot is too old: a later credit is known, or the stream was trimmed beyond its cursor
+--   {4, cseq}      the snapshot is not of this moment: a later credit is known, or its cursor is not in the stream
 
 local account, key_id = whole(ARGV[1]), ARGV[8]
 local balance, cseq, piece = whole(ARGV[2]), whole(ARGV[3]), whole(ARGV[6])
@@ -23,45 +23,37 @@ local wants_key = KEYS[3] and ARGV[9] ~= '' and (force or not call('HGET', KEYS[
 if not (wants_balance or wants_spent or wants_key) then return { 2, tonumber(stored[1]) } end
 if tonumber(stored[2] or 0) > cseq then return { 4, tonumber(stored[2]) } end
 
-local function parts(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  if not ms then error('LEDGER not a stream id: ' .. tostring(id)) end
-  return tonumber(ms), tonumber(seq)
-end
+local cursor = ARGV[4]
+local ms = string.match(cursor, '^(%d+)-%d+$')
+if not ms then error('LEDGER not a stream id: ' .. tostring(cursor)) end
 
-local function after(a, b)
-  local a_ms, a_seq = parts(a)
-  local b_ms, b_seq = parts(b)
-  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
-end
-
--- Whoever trims the stream keeps the entry at the committed cursor. So if anything was ever removed and the first
--- entry is beyond our cursor, then something may be missing in between.
-if call('EXISTS', KEYS[2]) == 1 then
+-- Whoever trims the stream keeps the entry at the committed cursor. So if it is not there, then the stream was trimmed
+-- beyond our cursor, or it is not the stream that the cursor was in: of a Redis that was emptied, or of a replica that
+-- had not heard of that entry. Without a cursor nothing may have been removed yet.
+if cursor ~= '0-0' then
+  if #call('XRANGE', KEYS[2], cursor, cursor) == 0 then return { 4, tonumber(stored[2] or 0) } end
+elseif call('EXISTS', KEYS[2]) == 1 then
   local info, reply = {}, call('XINFO', 'STREAM', KEYS[2])
   for i = 1, #reply, 2 do
     info[reply[i]] = reply[i + 1]
   end
-  if info['entries-added'] > info['length'] then
-    local first = info['length'] > 0 and info['first-entry'][1] or info['last-generated-id']
-    if after(first, ARGV[4]) then return { 4, tonumber(stored[2] or 0) } end
-  end
+  if info['entries-added'] > info['length'] then return { 4, tonumber(stored[2] or 0) } end
 end
 
 local function count(counters, id, cost)
-  local ms = parts(id)
+  local ms = string.match(id, '^(%d+)-')
   roll(counters, window_ids(ms * 1000))
   spend(counters, cost)
 end
 
 local spent = ARGV[7] ~= '' and cmsgpack.unpack(ARGV[7]) or nil
 local key_spent = ARGV[9] ~= '' and cmsgpack.unpack(ARGV[9]) or nil
-local cursor = ARGV[4]
 local entries = call('XRANGE', KEYS[2], '(' .. cursor, '+', 'COUNT', piece)
 for _, entry in ipairs(entries) do
   cursor = entry[1]
-  local record = cmsgpack.unpack(entry[2][2]) -- version, request, account, key, cost, ...
-  if record[3] == account then
+  -- version, request, account, key, cost, ...; what is no record is set aside by the settler
+  local is_record, record = pcall(cmsgpack.unpack, entry[2][2])
+  if is_record and type(record) == 'table' and record[3] == account then
     balance = whole(balance - record[5])
     if spent then count(spent, cursor, record[5]) end
     if key_spent and record[4] == key_id then count(key_spent, cursor, record[5]) end
