@@ -3,8 +3,8 @@
 Rules:
 - The body is cut at its boundaries and otherwise left alone: files are neither read nor copied, parts may come in any
   order, and a rename replaces the bytes of one field.
-- One reading only, as with JSON: `model` or `stream` twice, a part whose name is given in two ways, a `model` that is a
-  file or encoded, all are refused.
+- One reading only, as with JSON: `model` or `stream` twice, a name given in two ways or in a roundabout one, and a
+  `model` that is a file or encoded are refused.
 - Line ends are CRLF, as the format has them. A body without its closing boundary is not whole and is refused.
 
 It needs the whole body: `model` may come after the files.
@@ -92,34 +92,33 @@ def _part_end(body: bytes, delimiter: bytes, start: int) -> int:
 
 
 def _head(body: bytes, start: int, end: int) -> tuple[str, int]:
-    """The part's name, lower case where it could be taken for a watched one, and where its content begins."""
+    """The watched name the part has, else nothing, and where its content begins."""
     if body.startswith(b"\r\n", start):
         return "", start + 2
-    stop = body.find(b"\r\n\r\n", start, min(start + _HEAD_BYTES_MAX, max(end, start) + 4))
-    if stop < 0 or stop + 4 > end + 2:
+    stop = body.find(b"\r\n\r\n", start, min(start + _HEAD_BYTES_MAX, end))
+    if stop < 0:
         raise BadRequest("The form body is malformed: a part has no end of headers.")
-    dispositions = 0
-    name = ""
-    encoded = filed = False
+    names: list[str] = []
+    roundabout = False
     # A line that begins with white space goes on where the last one ended.
     for line in body[start:stop].replace(b"\r\n ", b" ").replace(b"\r\n\t", b" ").split(b"\r\n"):
         header, _, value = line.partition(b":")
         header = header.strip().lower()
         if header == b"content-transfer-encoding":
-            encoded = value.strip().lower() not in (b"", b"7bit", b"8bit", b"binary")
+            roundabout = roundabout or value.strip().lower() not in (b"", b"7bit", b"8bit", b"binary")
         elif header == b"content-disposition":
-            dispositions += 1
-            given = [(key.lower(), _ESCAPE.sub(rb"\1", quoted) or plain) for key, quoted, plain in _parameters(value)]
-            names = [text for key, text in given if key in (b"name", b"name*")]
-            filed = any(key in (b"filename", b"filename*") for key, _ in given)
-            name = names[0].decode("utf-8", "replace") if names else ""
-            dispositions += len(names) > 1
-    folded = name.casefold()
-    if folded not in _WATCHED:
-        return name, stop + 4
-    if dispositions > 1 or encoded or filed or folded != name:
-        raise BadRequest(f"The field `{folded}` must be a plain field of that name.", param=folded)
-    return folded, stop + 4
+            for key, quoted, plain in _parameters(value):
+                if key.lower() in (b"name", b"name*"):
+                    names.append((_ESCAPE.sub(rb"\1", quoted) or plain).decode("utf-8", "replace"))
+                elif key.lower() in (b"filename", b"filename*"):
+                    roundabout = True
+            roundabout = roundabout or b"\\" in value
+    watched = next((name.casefold() for name in names if name.casefold() in _WATCHED), None)
+    if watched is None:
+        return "", stop + 4
+    if roundabout or names != [watched]:
+        raise BadRequest(f"The field `{watched}` must be a plain field of that name.", param=watched)
+    return watched, stop + 4
 
 
 def _parameters(value: bytes) -> list[tuple[bytes, bytes, bytes]]:

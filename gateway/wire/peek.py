@@ -389,7 +389,9 @@ def _count(raw: bytes) -> int | None:
         value = float(raw)
     except ValueError:
         return None
-    return int(min(value, _COUNT_MAX)) if value >= 0 and value == value // 1 else None
+    if value > _COUNT_MAX:
+        return _COUNT_MAX
+    return int(value) if value >= 0 and value.is_integer() else None
 
 
 # -- writing -------------------------------------------------------------------------------------------------

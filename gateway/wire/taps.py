@@ -59,7 +59,7 @@ _TERMINAL = re.compile(
 _UNWANTED = re.compile(rb"(?:\A|[\r\n])(?:id|retry)(?:[:\r\n]|\Z)")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r|\Z)")
 _FAILED = re.compile(rb'"type"[ \t]*:[ \t]*"response\.failed"')
-_COMMENT = re.compile(rb":[^\r\n]*(?:\r\n|\n|\r(?=[^\n]))")
+_COMMENTS = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r(?=[^\n])))+")
 
 
 class _Answer(msgspec.Struct, frozen=True, gc=False):
@@ -356,9 +356,10 @@ class SSETap:
             out.append(self._block(bytes(held[start:end])))
             start = self._scanned = end
         # A comment line is a sign of life, not the start of an event: it need not wait for its blank line.
-        while (comment := _COMMENT.match(held, start)) is not None:
-            out.append(comment[0])
-            start = comment.end()
+        comments = _COMMENTS.match(held, start)
+        if comments is not None:
+            out.append(comments[0])
+            start = comments.end()
         del held[:start]
         self._scanned = len(held)
         if len(held) > HELD_BYTES_MAX:
@@ -378,6 +379,11 @@ class SSETap:
 
     def _block(self, raw: bytes) -> bytes:
         """One whole block; what of it is relayed."""
+        if raw.startswith(b":"):
+            # They may have gone ahead already, had they come alone.
+            comments = _COMMENTS.match(raw)
+            size = 0 if comments is None else comments.end()
+            return raw[:size] + self._block(raw[size:]) if size else raw
         frame = parse(raw)
         kept = self._repaired(frame) if self._repair else raw
         if not frame.data:
@@ -488,8 +494,12 @@ class SSETap:
     def _end_long(self) -> bytes:
         tail = self._long_tail
         whole = tail.rstrip(b"\r\n").endswith(b"}")
+        # Whatever follows a last bare CR, it is no LF.
+        closed = find_blank(tail + b":", len(tail)) == len(tail)
         lead = b"\n" if tail.endswith((b"\n", b"\r")) else b"\n\n"
         self._finish_long()
+        if closed:
+            return b""
         if whole and self._repair:
             self.repairs += 1
             return lead

@@ -1,0 +1,107 @@
+"""Content codings undone, bombs refused."""
+
+import gzip
+import zlib
+
+import pytest
+
+from gateway.errors import BodyTooLarge, UnsupportedEncoding, UpstreamMalformed
+from gateway.wire.encoding import BadCoding, inflate_request, request_inflater, response_inflater
+
+TEXT = b'{"model":"m","messages":[]}' * 100
+MB = 1024 * 1024
+
+
+def bare(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [
+        (b"gzip", gzip.compress(TEXT)),
+        (b" GZip ", gzip.compress(TEXT)),
+        (b"x-gzip", gzip.compress(TEXT[:50]) + gzip.compress(TEXT[50:]) + b"\0\0\0"),
+        (b"deflate", zlib.compress(TEXT)),
+        (b"deflate", bare(TEXT)),
+        (b"identity", TEXT),
+        (b"", TEXT),
+    ],
+)
+def test_case_52_a_coding_is_undone_whole_and_bytewise(coding: bytes, packed: bytes):
+    assert inflate_request(packed, coding, size_bytes_max=MB) == TEXT
+
+    inflater = request_inflater(coding, size_bytes_max=MB)
+    if inflater is not None:
+        out = b"".join(inflater.feed(packed[at : at + 1]) for at in range(len(packed)))
+        inflater.end()
+        assert out == TEXT
+
+
+@pytest.mark.parametrize("coding", [b"br", b"zstd", b"gzip, gzip", b"compress"])
+def test_case_52_an_unknown_coding_is_refused(coding: bytes):
+    with pytest.raises(UnsupportedEncoding) as caught:
+        inflate_request(b"x", coding, size_bytes_max=MB)
+
+    assert caught.value.status == 415
+    with pytest.raises(UpstreamMalformed):
+        response_inflater(coding, size_bytes_max=MB)
+
+
+@pytest.mark.parametrize(
+    "packed", [b"junk", gzip.compress(TEXT)[:-1], gzip.compress(TEXT)[:5], gzip.compress(TEXT) + b"x"]
+)
+def test_a_body_that_is_not_of_its_coding_is_refused(packed: bytes):
+    with pytest.raises(BadCoding):
+        inflate_request(packed, b"gzip", size_bytes_max=MB)
+
+
+def test_one_byte_of_deflate_is_cut_short():
+    with pytest.raises(BadCoding):
+        inflate_request(b"x", b"deflate", size_bytes_max=MB)
+
+
+def test_an_empty_body_is_an_empty_body():
+    assert inflate_request(b"", b"gzip", size_bytes_max=MB) == b""
+
+
+def test_case_49_a_bomb_is_stopped_by_its_size():
+    with pytest.raises(BodyTooLarge):
+        inflate_request(gzip.compress(bytes(3 * MB)), b"gzip", size_bytes_max=2 * MB)
+
+
+def test_case_49_a_bomb_is_stopped_by_its_ratio_before_it_is_large():
+    inflater = response_inflater(b"gzip", size_bytes_max=10_000 * MB)
+    assert inflater is not None
+    packed = gzip.compress(bytes(64 * MB), compresslevel=9)
+
+    with pytest.raises(UpstreamMalformed):
+        inflater.feed(packed)
+
+
+def test_text_that_repeats_itself_is_no_bomb():
+    text = b'{"role":"user","content":"hello there"},' * 50_000
+
+    assert inflate_request(gzip.compress(text, compresslevel=1), b"gzip", size_bytes_max=4 * MB) == text
+
+
+def test_output_of_more_than_one_step_comes_out_at_once():
+    import random
+
+    text = bytes(random.Random(1).choices(b"abcdefgh", k=3 * MB + 17))
+    packed = zlib.compress(text)
+
+    assert inflate_request(packed, b"deflate", size_bytes_max=8 * MB) == text
+
+
+def test_case_50_each_flushed_event_comes_out_at_once():
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    inflater = response_inflater(b"gzip", size_bytes_max=MB)
+    assert inflater is not None
+
+    for number in range(20):
+        event = b"data: %d\n\n" % number
+        assert inflater.feed(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)) == event
+    inflater.feed(packer.flush())
+    inflater.end()
