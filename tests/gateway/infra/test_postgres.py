@@ -16,8 +16,9 @@ from tests.stores import TestStores
 
 
 @pytest_asyncio.fixture
-async def db(database: str) -> AsyncIterator[Database]:
-    async with Database(database, pool_size=2, timeout_s=5.0) as pool:
+async def db(empty_database: str) -> AsyncIterator[Database]:
+    async with Database(empty_database, pool_size=2, timeout_s=5.0) as pool:
+        await pool.execute("create table notes (id int generated always as identity, name text check (name <> ''))")
         yield pool
 
 
@@ -29,37 +30,37 @@ async def test_making_a_pool_connects_to_nothing(tmp_path: Path) -> None:
 
 
 async def test_values_rows_and_counts(db: Database) -> None:
-    assert await db.execute("insert into accounts (name) values ('one'), ('two')") == 2
-    assert await db.fetch_value("select count(*) from accounts") == 2
-    row = await db.fetch_row("select name from accounts where name = $1", "two")
+    assert await db.execute("insert into notes (name) values ('one'), ('two')") == 2
+    assert await db.fetch_value("select count(*) from notes") == 2
+    row = await db.fetch_row("select name from notes where name = $1", "two")
     assert row is not None
     assert row["name"] == "two"
     assert await db.fetch_row("select 1 where false") is None
-    assert [row["name"] for row in await db.fetch("select name from accounts order by id")] == ["one", "two"]
+    assert [row["name"] for row in await db.fetch("select name from notes order by id")] == ["one", "two"]
     assert await db.execute("create table t (id int)") == 0
     assert await db.fetch_value("show timezone") == "UTC"
 
 
 async def test_transaction_commits_or_leaves_nothing(db: Database) -> None:
     async with db.transaction() as tx:
-        await tx.execute_many("insert into accounts (name) values ($1)", [("one",), ("two",)])
+        await tx.execute_many("insert into notes (name) values ($1)", [("one",), ("two",)])
 
     async def refuse() -> None:
         async with db.transaction() as tx:
-            await tx.execute("delete from accounts")
+            await tx.execute("delete from notes")
             raise InsufficientCredit
 
     with pytest.raises(InsufficientCredit):
         await refuse()
 
-    assert await db.fetch_value("select count(*) from accounts") == 2
+    assert await db.fetch_value("select count(*) from notes") == 2
     # The refusal had nothing to do with the connection, which is used again.
     assert (db.size, db.idle) == (1, 1)
 
 
 async def test_errors_of_a_statement_are_the_callers(db: Database) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
-        await db.execute("insert into accounts (name) values ('')")
+        await db.execute("insert into notes (name) values ('')")
     with pytest.raises(asyncpg.UndefinedTableError):
         await db.fetch("select * from nothing")
     with pytest.raises(asyncpg.InterfaceError):
@@ -126,7 +127,7 @@ async def test_read_only_server_is_unavailable(db: Database) -> None:
     async with db.session() as session:
         await session.execute("set default_transaction_read_only = on")
         with pytest.raises(StoreUnavailable):
-            await session.execute("insert into accounts (name) values ('one')")
+            await session.execute("insert into notes (name) values ('one')")
 
 
 async def test_paused_server_hangs_nobody(tmp_path: Path) -> None:
