@@ -161,7 +161,7 @@ class UpstreamClient:
     # -- what pools and connections tell -------------------------------------------------------------------------
 
     def made(self, connection: Connection) -> None:
-        """A socket is open."""
+        """A connection was opened."""
         self._opened += 1
         self._sockets.add(connection)
         self._deadlines.look_after_idle()

@@ -37,10 +37,6 @@ _WRITE_HIGH_BYTES: Final = 128 * 1024
 class Owner(Protocol):
     """Where connections come from and go back to."""
 
-    def made(self, connection: "Connection") -> None:
-        """Its socket is open."""
-        ...
-
     def free(self, connection: "Connection") -> None:
         """Its exchange is over and it can serve again."""
         ...
@@ -50,7 +46,7 @@ class Owner(Protocol):
         ...
 
     def gone(self, connection: "Connection") -> None:
-        """Its socket is closed. Called once after `made`, last."""
+        """Its socket is closed. Called once, last."""
         ...
 
     def settled(self, response: UpstreamResponse) -> None:
@@ -209,7 +205,6 @@ class Connection(asyncio.Protocol):
         # A cast: uvloop's transports have all the methods, but not the base class.
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
-        self._owner.made(self)
 
     def data_received(self, data: bytes) -> None:
         response = self._response

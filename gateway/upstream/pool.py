@@ -28,13 +28,19 @@ Encode = Callable[[UpstreamRequest], bytes]
 
 
 class Watcher(Protocol):
-    """Told of every socket and every exchange, of all pools."""
+    """Told of every connection and every exchange, of all pools."""
 
-    def made(self, connection: Connection) -> None: ...
+    def made(self, connection: Connection) -> None:
+        """It was opened for a pool. May close it."""
+        ...
 
-    def gone(self, connection: Connection) -> None: ...
+    def gone(self, connection: Connection) -> None:
+        """Its socket is closed. Also called for one that was lost while it was opened, and never `made`."""
+        ...
 
-    def settled(self, response: UpstreamResponse) -> None: ...
+    def settled(self, response: UpstreamResponse) -> None:
+        """Nothing more happens to this exchange."""
+        ...
 
 
 class Pool:
@@ -44,12 +50,12 @@ class Pool:
         "_connections_max",
         "_dial",
         "_keep_alive_s",
+        "_made",
         "_waiting",
         "encode",
         "gone",
         "idle",
         "loop",
-        "made",
         "origin",
         "settled",
         "size",
@@ -68,8 +74,8 @@ class Pool:
         self.origin = origin
         #: The head of a request to this origin.
         self.encode = encode
+        self._made = watcher.made
         # Straight to the watcher, without a frame in between.
-        self.made = watcher.made
         self.gone = watcher.gone
         self.settled = watcher.settled
         #: Connections that count towards the limit: opening, in use, idle.
@@ -129,6 +135,8 @@ class Pool:
         try:
             async with asyncio.timeout_at(deadline_s):
                 connection = await self._dial(self)
+            if not connection.closed:
+                self._made(connection)
             if connection.closed:
                 raise UpstreamDisconnected(detail="closed by the provider, before the request")
         except TimeoutError:

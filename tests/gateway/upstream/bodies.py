@@ -32,9 +32,12 @@ def request(
 
 
 async def fetch(client: UpstreamClient, sent: UpstreamRequest, timeouts: Timeouts = PATIENT) -> tuple[int, bytes]:
-    """Status and whole body."""
+    """Status and whole body. Closes what it doesn't finish."""
     response = await client.send(sent, timeouts=timeouts)
-    return response.head.status, await response.read(2**24)
+    try:
+        return response.head.status, await response.read(2**25)
+    finally:
+        response.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -21,6 +21,7 @@ class Bench:
 
     def __init__(self, connections_max: int = 2, keep_alive_s: float = 60.0) -> None:
         self.dialled = 0
+        self.opened = 0
         self.failures: list[Exception] = []
         self.gate: asyncio.Event | None = None
         self.pool = Pool(
@@ -42,7 +43,8 @@ class Bench:
         connection.connection_made(FakeTransport(connection))
         return connection
 
-    def made(self, connection: Connection) -> None: ...
+    def made(self, connection: Connection) -> None:
+        self.opened += 1
 
     def gone(self, connection: Connection) -> None: ...
 
@@ -165,6 +167,7 @@ async def test_a_connection_closed_while_it_was_opened_is_no_connection() -> Non
         await pool.acquire(WAIT_S, fresh=False)
 
     assert pool.size == 0
+    assert bench.opened == 0
 
 
 async def test_a_fresh_connection_takes_the_room_of_the_oldest_idle_one() -> None:

@@ -56,9 +56,6 @@ class FakeOwner:
         self.lost = 0
         self.settlements: list[UpstreamResponse] = []
 
-    def made(self, connection: Connection) -> None:
-        pass
-
     def free(self, connection: Connection) -> None:
         self.freed += 1
 
