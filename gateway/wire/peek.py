@@ -75,7 +75,8 @@ WATCHED = frozenset(
         "service_tier",
     }
 )
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+_ANSWERS = frozenset({"n", "best_of"})
 
 # The members one meets, spelled as encoders without spaces write them: these are stepped over without a regex.
 _USUAL = {
@@ -101,7 +102,7 @@ _ASCII_ONLY = bytes(byte if byte < 0x80 else 0x7F for byte in range(256))
 _BOOLEANS = {b"true": True, b"false": False}
 # Longer numbers are no counts, and long ones are slow to read.
 _DIGITS_MAX = 18
-_COUNT_MAX = 10**_DIGITS_MAX
+_COUNT_MAX: int = 10**_DIGITS_MAX
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -199,33 +200,46 @@ def _walk(text: bytes, members: dict[str, msgspec.Raw]) -> dict[str, Span] | Non
     """The value spans of the watched members, or None where `members` do not account for the whole text."""
     spans: dict[str, Span] = {}
     at = 1 if text[0] == 0x7B else _after(_OPEN, text, 0)
+    usual_of, stands_at = _USUAL.get, text.startswith
     for key, raw in members.items():
-        usual = _USUAL.get(key)
-        if usual is not None and text.startswith(member := usual + raw, at):
-            start = at + len(usual)
+        usual = usual_of(key)
+        if usual is not None and stands_at(member := usual + raw, at):
             end = at + len(member)
-        elif usual is not None and text.startswith(member := usual + b" " + raw, at):
-            start = at + len(usual) + 1
+            if key in WATCHED:
+                spans[key] = (at + len(usual), end)
+        elif usual is not None and stands_at(member := usual + b" " + raw, at):
             end = at + len(member)
-        else:
-            head = _HEAD.match(text, at)
-            if head is None or _name(head[1]) != key:
-                return None
-            start = head.end()
-            value = bytes(raw)
-            if not text.startswith(value, start):
-                return None
-            end = start + len(value)
-            if usual is None:
+            if key in WATCHED:
+                spans[key] = (at + len(usual) + 1, end)
+        elif (span := _stands(text, at, key, raw)) is not None:
+            end = span[1]
+            if key in WATCHED:
+                spans[key] = span
+            else:
                 _refuse_lookalike(key, members)
-        if key in WATCHED:
-            spans[key] = (start, end)
-        at = end + 1 if text[end] == 0x2C else _after(_COMMA, text, end)
-        # One space after the comma is as usual as none.
-        at += text[at] == 0x20
+        else:
+            return None
+        after = text[end]
+        if after == 0x2C:
+            # One space after the comma is as usual as none.
+            at = end + 2 if text[end + 1] == 0x20 else end + 1
+        elif after == 0x7D:
+            at = end
+        else:
+            at = _after(_COMMA, text, end)
     if text[at] == 0x7D and at == len(text) - 1:
         return spans
     return spans if _END.match(text, at) else None
+
+
+def _stands(text: bytes, at: int, key: str, raw: msgspec.Raw) -> Span | None:
+    """The span of the value where a member with this name and value begins at `at`, however it is spelled."""
+    head = _HEAD.match(text, at)
+    if head is None or _name(head[1]) != key:
+        return None
+    start = head.end()
+    value = bytes(raw)
+    return (start, start + len(value)) if text.startswith(value, start) else None
 
 
 def _search(body: bytes, names: Collection[str], *, owner: str = "") -> dict[str, Span]:
@@ -279,41 +293,39 @@ def _value_end(masked: bytes, start: int) -> int:
 
 
 def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek:
-    model = None
-    model_span = spans.get("model")
-    if model_span is not None:
-        model = _model(body[model_span[0] : model_span[1]])
-    options_span = spans.get("stream_options")
-    usage: bool | None = None
-    usage_span: Span | None = None
-    if options_span is not None and body[options_span[0]] == 0x7B:
-        start = options_span[0]
-        inner = _search(body[start : options_span[1]], ("include_usage",), owner="stream_options.")
-        if (found := inner.get("include_usage")) is not None:
-            usage_span = (start + found[0], start + found[1])
-            usage = _BOOLEANS.get(body[usage_span[0] : usage_span[1]])
-    limit: int | None = None
-    for name in _LIMITS:
-        if (span := spans.get(name)) is not None and (count := _count(body[span[0] : span[1]])) is not None:
-            limit = count if limit is None else max(limit, count)
+    model = tier = usage = usage_span = limit = None
+    stream = False
     n = 1
-    for name in ("n", "best_of"):
-        if (span := spans.get(name)) is not None:
-            n = max(n, _count(body[span[0] : span[1]]) or 1)
-    tier = spans.get("service_tier")
-    stream = spans.get("stream")
+    for name, (start, stop) in spans.items():
+        raw = body[start:stop]
+        if name == "model":
+            model = _model(raw)
+        elif name == "stream":
+            stream = raw == b"true"
+        elif name in _LIMITS:
+            count = _count(raw)
+            limit = limit if count is None else max(limit or 0, count)
+        elif name in _ANSWERS:
+            n = max(n, _count(raw) or 1)
+        elif name == "stream_options" and raw.startswith(b"{"):
+            found = _search(raw, ("include_usage",), owner="stream_options.").get("include_usage")
+            if found is not None:
+                usage_span = (start + found[0], start + found[1])
+                usage = _BOOLEANS.get(body[usage_span[0] : usage_span[1]])
+        elif name == "service_tier":
+            tier = _text(raw)
     return Peek(
         model=model,
-        model_span=model_span,
-        stream=stream is not None and body[stream[0] : stream[1]] == b"true",
-        stream_options_span=options_span,
+        model_span=spans.get("model"),
+        stream=stream,
+        stream_options_span=spans.get("stream_options"),
         include_usage=usage,
         include_usage_span=usage_span,
         max_output_tokens=limit,
         n=n,
         end=end,
         empty=empty,
-        service_tier=None if tier is None else _text(body[tier[0] : tier[1]]),
+        service_tier=tier,
         alternatives="models" in spans,
     )
 
@@ -391,7 +403,10 @@ def _count(raw: bytes) -> int | None:
         return None
     if value > _COUNT_MAX:
         return _COUNT_MAX
-    return int(value) if value >= 0 and value.is_integer() else None
+    if not value >= 0:
+        return None
+    whole = int(value)
+    return whole if whole == value else None
 
 
 # -- writing -------------------------------------------------------------------------------------------------

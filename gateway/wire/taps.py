@@ -158,8 +158,8 @@ class JSONTap:
         return data
 
     def end(self) -> bytes:
-        text = self._fold().rstrip()
-        self.complete = text.endswith((b"}", b"]"))
+        text = self._fold()
+        self.complete = text.endswith(b"}") or text.rstrip().endswith((b"}", b"]"))
         return b""
 
     def usage(self) -> Usage | None:
@@ -291,21 +291,16 @@ class SSETap:
         return self._failed or _is_error(self._last) or _is_error(self._before)
 
     def feed(self, data: bytes) -> bytes:
-        if self._resting and data.rfind(self._mark) < 0 and data.find(b"\r") < 0:
-            if data.startswith(b"data:"):
-                if data.find(b"\n") == len(data) - 2 and data[-1] == 0x0A:
-                    self.events += 1
-                    self._deltas += 1
-                    self._bytes += len(data)
-                    self._before = self._last
-                    self._last = data
-                    return data
-                if events := _plain_events(data):
-                    self._note(data, events=events, deltas=events)
-                    return data
-            elif data.startswith(b"event:") and (events := _named_events(data)):
-                self._note(data, events=events, deltas=data.count(b"delta\n"))
+        if self._resting and data.find(b"\r") < 0:
+            mark = data.rfind(self._mark)
+            if mark < 0 and data.startswith(b"data:") and data.find(b"\n") == len(data) - 2 and data[-1] == 0x0A:
+                self.events += 1
+                self._deltas += 1
+                self._bytes += len(data)
+                self._before = self._last
+                self._last = data
                 return data
+            return self._feed_resting(data, mark)
         return self._feed_careful(data)
 
     def end(self) -> bytes:
@@ -343,11 +338,29 @@ class SSETap:
 
     # -- the careful way -------------------------------------------------------------------------------------
 
+    def _feed_resting(self, data: bytes, mark: int) -> bytes:
+        """Between two events: let the usual ones go in one piece. A `mark` that is not -1 says one is not usual."""
+        size = data.rfind(b"\n\n", 0, len(data) if mark < 0 else data.find(self._mark)) + 2
+        if size < 2:
+            return self._feed_careful(data)
+        usual = data[:size]
+        if usual.startswith(b"data:"):
+            events = deltas = _plain_events(usual)
+        else:
+            events = _named_events(usual) if usual.startswith(b"event:") else 0
+            deltas = usual.count(b"delta\n")
+        if events == 0:
+            return self._feed_careful(data)
+        self._note(usual, events=events, deltas=deltas)
+        # Slicing all of `data` gives `data` itself.
+        return usual if size == len(data) else usual + self._feed_careful(data[size:])
+
     def _feed_careful(self, data: bytes) -> bytes:
         out: list[bytes] = []
         if self._passing:
             data = self._feed_long(data, out)
         held = self._held
+        waiting = len(held) > 0
         held += data
         if not self._begun:
             self._begin()
@@ -355,6 +368,13 @@ class SSETap:
         while (end := cut(held, start, self._scanned)) >= 0:
             out.append(self._block(bytes(held[start:end])))
             start = self._scanned = end
+            if waiting and end < len(held) and held.find(b"\r", end) < 0:
+                # What came in pieces is whole now; what follows it may be as usual again.
+                rest = bytes(held[end:])
+                held.clear()
+                self._scanned = 0
+                out.append(self._feed_resting(rest, rest.rfind(self._mark)))
+                return b"".join(out)
         # A comment line is a sign of life, not the start of an event: it need not wait for its blank line.
         comments = _COMMENTS.match(held, start)
         if comments is not None:
@@ -384,14 +404,18 @@ class SSETap:
             comments = _COMMENTS.match(raw)
             size = 0 if comments is None else comments.end()
             return raw[:size] + self._block(raw[size:]) if size else raw
-        frame = parse(raw)
-        kept = self._repaired(frame) if self._repair else raw
-        if not frame.data:
+        if raw.startswith(b"data:") and raw.find(b"\n") == len(raw) - 2 and raw[-1] == 0x0A and raw.find(b"\r") < 0:
+            kept, event, data = raw, b"", raw[5:-2]
+        else:
+            frame = parse(raw)
+            kept = self._repaired(frame) if self._repair else raw
+            event, data = frame.event, frame.data
+        if not data:
             return kept
-        if self._mark in raw and self._reports(frame.data):
+        if self._mark in raw and self._reports(data):
             self._complete = True
             return b""
-        self._note(raw, events=1, deltas=int(not frame.event or frame.event.endswith(b"delta")))
+        self._note(raw, events=1, deltas=int(not event or event.endswith(b"delta")))
         return kept
 
     def _note(self, data: bytes, *, events: int, deltas: int) -> None:
@@ -574,14 +598,15 @@ def _named_events(data: bytes) -> int:
 
 def _usage_of(answer: _Answer, *, trust_cost: bool) -> Usage | None:
     """The usage in a chunk or body: at its top, inside `response`, or where Groq puts it."""
-    tier = _text(answer.service_tier)
-    usage = parse_usage(answer.usage, trust_cost=trust_cost, service_tier=tier)
+    tier = None if answer.service_tier is _EMPTY else _text(answer.service_tier)
+    usage = None
+    if answer.usage is not _EMPTY:
+        usage = parse_usage(answer.usage, trust_cost=trust_cost, service_tier=tier)
     if usage is None and bytes(answer.response).startswith(b"{"):
         return _usage_of(_decode(answer.response), trust_cost=trust_cost)
-    if usage is None:
-        raw = _member(answer.x_groq, "usage")
-        usage = parse_usage(raw, trust_cost=trust_cost, service_tier=tier)
-    if usage is not None and (searches := count_searches(answer.tool_usage)):
+    if usage is None and answer.x_groq is not _EMPTY:
+        usage = parse_usage(_member(answer.x_groq, "usage"), trust_cost=trust_cost, service_tier=tier)
+    if usage is not None and answer.tool_usage is not _EMPTY and (searches := count_searches(answer.tool_usage)):
         return msgspec.structs.replace(usage, searches=searches)
     return usage
 

@@ -64,6 +64,51 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     source: UsageSource = "reported"
 
 
+_NONE = msgspec.Raw(b"")
+
+
+class _Input(msgspec.Struct, frozen=True, gc=False):
+    cached_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _Output(msgspec.Struct, frozen=True, gc=False):
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+
+
+class _Plain(msgspec.Struct, frozen=True, gc=False):
+    """A report as OpenAI writes it. What only others write is looked at elsewhere, and named here to be noticed."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _Input | None = None
+    completion_tokens_details: _Output | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Input | None = None
+    output_tokens_details: _Output | None = None
+    input_token_details: msgspec.Raw = _NONE
+    output_token_details: msgspec.Raw = _NONE
+    prompt_cache_hit_tokens: msgspec.Raw = _NONE
+    cache_read_input_tokens: msgspec.Raw = _NONE
+    cache_creation_input_tokens: msgspec.Raw = _NONE
+    reasoning_tokens: msgspec.Raw = _NONE
+    seconds: msgspec.Raw = _NONE
+    server_tool_use: msgspec.Raw = _NONE
+    server_tool_use_details: msgspec.Raw = _NONE
+    num_search_queries: msgspec.Raw = _NONE
+
+
+_NO_INPUT = _Input()
+_NO_OUTPUT = _Output()
+_OTHERS = tuple(name for name, kind in _Plain.__annotations__.items() if kind is msgspec.Raw)
+
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 # Decimals, because a charge is money.
 _decode = msgspec.json.Decoder(dict[str, object], float_hook=Decimal).decode
 
@@ -72,8 +117,53 @@ def parse_usage(
     raw: bytes | msgspec.Raw, *, trust_cost: bool = False, service_tier: str | None = None
 ) -> Usage | None:
     """Read one `usage` object; None where it is not an object or counts nothing. See `normalise`."""
+    if not trust_cost:
+        try:
+            usage = _read_plain(_decode_plain(raw), service_tier)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            usage = None
+        if usage is not None:
+            return usage
     report = read_report(raw)
     return None if report is None else normalise(report, trust_cost=trust_cost, service_tier=service_tier)
+
+
+def _read_plain(plain: _Plain, service_tier: str | None) -> Usage | None:
+    """What `normalise` makes of a report with nothing unusual in it; None where something is.
+
+    Every call ends in one of these: this way is five times as fast (`benchmarks/micro.py`).
+    """
+    inputs = plain.prompt_tokens if plain.prompt_tokens is not None else plain.input_tokens
+    outputs = plain.completion_tokens if plain.completion_tokens is not None else plain.output_tokens
+    into = plain.prompt_tokens_details or plain.input_tokens_details or _NO_INPUT
+    out = plain.completion_tokens_details or plain.output_tokens_details or _NO_OUTPUT
+    if inputs is None or outputs is None or into.cache_write_tokens:
+        return None
+    cached, heard, seen = into.cached_tokens or 0, into.audio_tokens or 0, into.image_tokens or 0
+    reasoning, spoken, drawn = out.reasoning_tokens or 0, out.audio_tokens or 0, out.image_tokens or 0
+    total = plain.total_tokens
+    if (
+        min(inputs, outputs, cached, heard, seen, reasoning, spoken, drawn) < 0
+        or max(inputs, outputs) > COUNT_MAX
+        or cached + heard + seen > inputs
+        or reasoning + spoken + drawn > outputs
+        or (total is not None and total != inputs + outputs)
+    ):
+        return None
+    for name in _OTHERS:
+        if getattr(plain, name) is not _NONE:
+            return None
+    return Usage(
+        input_tokens=inputs,
+        output_tokens=outputs,
+        input_cached_tokens=cached,
+        input_audio_tokens=heard,
+        input_image_tokens=seen,
+        output_reasoning_tokens=reasoning,
+        output_audio_tokens=spoken,
+        output_image_tokens=drawn,
+        service_tier=service_tier,
+    )
 
 
 def read_report(raw: bytes | msgspec.Raw) -> dict[str, object] | None:

@@ -15,7 +15,7 @@ from gateway.wire.peek import WATCHED, peek, rewrite, splice
 from gateway.wire.ratelimit import format_duration, parse_duration
 from gateway.wire.sse import FrameScanner
 from gateway.wire.taps import JSONTap, SSETap
-from gateway.wire.usage import Usage, parse_usage
+from gateway.wire.usage import Usage, normalise, parse_usage, read_report
 
 # -- JSON bodies ---------------------------------------------------------------------------------------------
 
@@ -367,6 +367,33 @@ def test_parts_add_up_to_no_more_than_their_total(report: dict[str, object]):
     assert (
         usage.output_reasoning_tokens + usage.output_audio_tokens + usage.output_image_tokens <= usage.output_tokens
     )
+
+
+SMALL = st.one_of(st.none(), st.integers(-1, 4))
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"], SMALL),
+            **dict.fromkeys(["total_tokens", "reasoning_tokens", "seconds", "cache_read_input_tokens"], SMALL),
+            **dict.fromkeys(
+                [
+                    "prompt_tokens_details",
+                    "completion_tokens_details",
+                    "input_tokens_details",
+                    "output_tokens_details",
+                ],
+                st.one_of(st.none(), st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), SMALL)),
+            ),
+        },
+    )
+)
+def test_the_short_way_through_a_report_leads_where_the_long_one_does(report: dict[str, object]):
+    raw = msgspec.json.encode(report)
+
+    assert parse_usage(raw) == normalise(read_report(raw) or {})
 
 
 @given(st.floats(0, 10**7))
