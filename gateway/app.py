@@ -33,6 +33,7 @@ from gateway.kernel.holds import Holds
 from gateway.kernel.key_store import find_key, load_pepper
 from gateway.kernel.keys import CHANNEL, KeyRing
 from gateway.kernel.ledger import Ledger
+from gateway.kernel.loader import Loader
 from gateway.kernel.money import Price, parse_usd
 from gateway.kernel.offers import OfferTable, Pricing
 from gateway.kernel.request_id import RequestIds
@@ -44,6 +45,8 @@ from gateway.upstream.client import UpstreamClient
 log = logging.getLogger(__name__)
 
 CONNECT_RETRY_S: Final = 1.0
+#: What the ends of the last requests get to reach Redis.
+CLOSE_S: Final = 2.0
 #: The adapter whose provider costs nobody anything.
 ECHO: Final = "echo"
 #: How often a worker hands its counts to the supervisor.
@@ -88,7 +91,8 @@ def create_app(
             stack.callback(deps.access_log.close)
             stack.push_async_callback(database.close)
             stack.push_async_callback(redis.close)
-            stack.push_async_callback(deps.holds.flush)
+            stack.push_async_callback(deps.loader.close)
+            stack.push_async_callback(deps.holds.close, CLOSE_S)
             stack.push_async_callback(deps.client.close)
             await registry.start()
             stack.push_async_callback(registry.stop)
@@ -101,6 +105,8 @@ def create_app(
             if link is not None:
                 deps.tasks.spawn(_push_metrics(link, metrics), name="metrics")
             yield
+            if link is not None:
+                link.push(metrics.snapshot())
 
     async def render_all() -> bytes:
         return render(merge([metrics.snapshot()])) if link is None else await link.ask(METRICS)
@@ -140,7 +146,7 @@ def _deps(
         client=UpstreamClient(settings.upstream, proxies=proxies),
         ledger=ledger,
         holds=Holds(ledger, clock=clock, settle_seconds=telemetry.time_redis("settle")),
-        loader=_NoLoader(),
+        loader=Loader(database, ledger),
         telemetry=telemetry,
         admit_seconds=telemetry.time_redis("admit"),
         access_log=access_log,
@@ -157,11 +163,6 @@ async def _push_metrics(link: Link, metrics: MetricsRegistry) -> None:
     while True:
         link.push(metrics.snapshot())
         await asyncio.sleep(PUSH_S)
-
-
-class _NoLoader:
-    async def ensure_loaded(self, account_id: int, *, key_id: str = "") -> object:
-        raise StoreUnavailable(detail="accounts are not loaded yet")
 
 
 def _pricing(settings: Settings) -> Pricing:

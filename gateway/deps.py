@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from gateway.exchange import Exchange
 from gateway.infra.clock import Clock
@@ -11,6 +10,7 @@ from gateway.infra.metrics import Observations
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.holds import Holds
 from gateway.kernel.keys import KeyRing
+from gateway.kernel.loader import Loader
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.verbs import Verbs
 from gateway.registry import Provider
@@ -20,14 +20,6 @@ from gateway.upstream.client import UpstreamClient
 
 #: A stage with everything behind it.
 Handler = Callable[[Exchange], Awaitable[None]]
-
-
-class Loader(Protocol):
-    """Brings an account's balance (and budget counters) from the database into Redis."""
-
-    async def ensure_loaded(self, account_id: int, *, key_id: str = "") -> object:
-        """Raises: StoreUnavailable."""
-        ...
 
 
 @dataclass(slots=True)

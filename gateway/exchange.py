@@ -5,7 +5,6 @@ stages in the order of `pipeline.py`; each field says which.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -74,9 +73,11 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     free: bool = False
 
 
-@dataclass(slots=True)
-class Exchange:
-    """The state of one request. Stages read what earlier ones set and nothing else."""
+class Exchange(msgspec.Struct, eq=False, weakref=False):
+    """The state of one request. Stages read what earlier ones set and nothing else.
+
+    A struct for its speed only: it is never encoded, so the types below that are text are never looked up.
+    """
 
     scope: Scope
     receive: Receive
@@ -88,7 +89,7 @@ class Exchange:
     #: On the clock's monotonic seconds, like all times of a request.
     started_s: float = 0.0
     #: Headers every answer to this request carries, whoever writes it.
-    reply_headers: Headers = field(default_factory=list)
+    reply_headers: Headers = []
     # authenticate
     principal: Principal | None = None
     # receive
@@ -109,7 +110,7 @@ class Exchange:
     # route
     offer: Offer | None = None
     #: What became of each try at a provider, in order: (provider, outcome).
-    attempts: list[tuple[str, str]] = field(default_factory=list)
+    attempts: list[tuple[str, str]] = []
     # relay
     status: int = 0
     #: True once the response head went out: from here on no other status, no other offer.
@@ -130,4 +131,4 @@ class Exchange:
     #: Who cut an answer that had begun.
     aborted_by: Literal["", "caller", "provider", "gateway"] = ""
     # anything a plugin wants in the usage record
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = {}

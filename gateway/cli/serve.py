@@ -20,6 +20,7 @@ from gateway.infra.logs import configure
 from gateway.infra.postgres import Database
 from gateway.kernel.key_store import ensure_development_key, load_pepper
 from gateway.kernel.keys import NewKey
+from gateway.kernel.money import parse_usd
 from gateway.server import supervisor
 from gateway.settings import Settings
 
@@ -64,7 +65,9 @@ class Welcome:
         pepper = load_pepper(settings)
         if settings.server.development:
             async with Database(stores.database_dsn, pool_size=1, timeout_s=_BOOTSTRAP_TIMEOUT_S) as database:
-                self._key = await ensure_development_key(database, pepper=pepper)
+                self._key = await ensure_development_key(
+                    database, pepper=pepper, credit_nanos=parse_usd(repr(settings.money.development_usd))
+                )
 
     def announce(self, address: str) -> None:
         """Runs once all workers accept connections."""

@@ -12,6 +12,7 @@ Rules:
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -19,10 +20,10 @@ from gateway.errors import StoreUnavailable
 from gateway.exchange import Principal
 from gateway.infra.clock import Clock
 from gateway.infra.metrics import Observations
-from gateway.kernel.ledger import RENEWALS_MAX, Answer
+from gateway.kernel.ledger import RENEWALS_MAX
 from gateway.kernel.money import Nanos
 from gateway.kernel.record import UsageRecord, encode_record
-from gateway.kernel.verbs import Ended, Renewal, Scopes, Settled, Verbs, Voided
+from gateway.kernel.verbs import Ended, Renewal, Scopes, Sent, Settled, Verbs, Voided
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,18 @@ log = logging.getLogger(__name__)
 RENEW_S: Final = 1.0
 #: A hold younger than this is not renewed: most requests are over by then.
 YOUNG_S: Final = 1.0
-RETRY_S: Final = 0.5
+CLOSE_POLL_S: Final = 0.02
 UNCONFIRMED_MAX: Final = 100_000
 SCOPES_MAX: Final = 100_000
 
 #: What would be charged if nothing more were heard: cost, tokens, record. None while nothing was delivered.
 Progress = Callable[[], "tuple[Nanos, int, UsageRecord] | None"]
-Confirm = Callable[[UsageRecord, bytes, int], None]
 
 
 class Hold:
     """What was taken for one request, until it is given back."""
 
-    __slots__ = ("amount_nanos", "answer", "end", "opened_s", "request_id", "scopes")
+    __slots__ = ("amount_nanos", "end", "opened_s", "request_id", "scopes")
 
     def __init__(self, request_id: str, scopes: Scopes, amount_nanos: Nanos) -> None:
         self.request_id = request_id
@@ -51,7 +51,6 @@ class Hold:
         self.opened_s = 0.0
         #: How it was ended: cost and tokens (None for a void) and the encoded record.
         self.end: tuple[Nanos | None, int, bytes] | None = None
-        self.answer: Answer[Settled | Ended] | Answer[Voided | Ended] | None = None
 
 
 class Holds:
@@ -62,12 +61,14 @@ class Holds:
         self._clock = clock
         self._settle_seconds = settle_seconds
         self._open: dict[Hold, Progress] = {}
+        #: Ended, and the answer is not here yet.
+        self._ending: set[Hold] = set()
         self._unconfirmed: dict[str, Hold] = {}
         self._scopes: dict[str, tuple[Principal, Scopes]] = {}
         self.lost = 0
 
     def __repr__(self) -> str:
-        return f"<Holds: {len(self._open)} open, {len(self._unconfirmed)} unconfirmed>"
+        return f"<Holds: {len(self._open)} open, {len(self._ending)} ending, {len(self._unconfirmed)} unconfirmed>"
 
     def scopes(self, principal: Principal) -> Scopes:
         """The names and limits of a principal, made once for as long as it is the same."""
@@ -95,24 +96,6 @@ class Holds:
         """End it at no cost; the record is kept for the usage log."""
         self._end(hold, None, 0, encode_record(record))
 
-    async def ended(self, hold: Hold) -> None:
-        """Wait until the end is confirmed, or is known to have to be sent again."""
-        answer = hold.answer
-        if answer is None:
-            return
-        hold.answer = None
-        started_s = self._clock.monotonic()
-        try:
-            result = await answer
-        except StoreUnavailable:
-            self._keep(hold)
-            return
-        except asyncio.CancelledError:
-            self._keep(hold)
-            raise
-        self._settle_seconds.observe(self._clock.monotonic() - started_s)
-        self._note(hold, result)
-
     async def renew_forever(self) -> None:
         """Keep the leases of open holds, and send unconfirmed ends again."""
         while True:
@@ -123,30 +106,46 @@ class Holds:
             except StoreUnavailable as error:
                 log.warning("holds can't be renewed: %s", error.detail or error.message)
 
-    async def flush(self) -> None:
-        """Send what is unconfirmed once more; for the end of the process."""
+    async def close(self, wait_s: float) -> None:
+        """Wait until every end is confirmed, at most `wait_s`; for the end of the process, once no request runs."""
         try:
-            await self._confirm()
-        except StoreUnavailable:
-            log.error("%d ended requests were not confirmed by Redis", len(self._unconfirmed))  # noqa: TRY400
+            async with asyncio.timeout(wait_s):
+                while self._ending:  # noqa: ASYNC110  the hot path pays for no event that only an end would use
+                    await asyncio.sleep(CLOSE_POLL_S)
+                while self._unconfirmed:
+                    await self._confirm()
+        except (StoreUnavailable, TimeoutError):
+            log.error("%d ended requests were not confirmed by Redis", len(self._unconfirmed) + len(self._ending))  # noqa: TRY400
 
     def _end(self, hold: Hold, cost: Nanos | None, tokens: int, record: bytes) -> None:
         self._open.pop(hold, None)
         hold.end = (cost, tokens, record)
         try:
-            self._send(hold)
+            sent = self._send(hold)
         except StoreUnavailable:
             self._keep(hold)
+            return
+        self._ending.add(hold)
+        sent.when_done(partial(self._ended, hold, self._clock.monotonic()))
 
-    def _send(self, hold: Hold) -> None:
+    def _send(self, hold: Hold) -> Sent[Settled | Voided | Ended]:
         assert hold.end is not None
         cost, tokens, record = hold.end
         if cost is None:
-            hold.answer = self._ledger.void(hold.request_id, hold.scopes, record=record)  # type: ignore[assignment]
-        else:
-            hold.answer = self._ledger.settle(  # type: ignore[assignment]
-                hold.request_id, hold.scopes, cost_nanos=cost, tokens=tokens, record=record
-            )
+            return self._ledger.void(hold.request_id, hold.scopes, record=record)
+        return self._ledger.settle(hold.request_id, hold.scopes, cost_nanos=cost, tokens=tokens, record=record)
+
+    def _ended(
+        self, hold: Hold, sent_s: float, answer: Settled | Voided | Ended | None, error: BaseException | None
+    ) -> None:
+        self._ending.discard(hold)
+        if error is None:
+            self._settle_seconds.observe(self._clock.monotonic() - sent_s)
+            self._confirmed(hold, answer)
+            return
+        if not isinstance(error, StoreUnavailable):
+            log.error("request %s could not be ended", hold.request_id, exc_info=error)
+        self._keep(hold)
 
     def _keep(self, hold: Hold) -> None:
         if len(self._unconfirmed) >= UNCONFIRMED_MAX:
@@ -155,18 +154,15 @@ class Holds:
             log.error("too many unconfirmed requests: the oldest is given up, %d lost so far", self.lost)
         self._unconfirmed[hold.request_id] = hold
 
-    def _note(self, hold: Hold, result: Settled | Voided | Ended) -> None:
-        if isinstance(result, Ended):
-            log.warning("request %s had ended already, by %s", hold.request_id, result.verb)
+    def _confirmed(self, hold: Hold, answer: Settled | Voided | Ended | None) -> None:
+        if isinstance(answer, Ended):
+            log.warning("request %s had ended already, by %s", hold.request_id, answer.verb)
 
     async def _confirm(self) -> None:
         for hold in list(islice(self._unconfirmed.values(), RENEWALS_MAX)):
-            self._send(hold)
-            answer, hold.answer = hold.answer, None
-            assert answer is not None
-            result = await answer
+            answer = await self._send(hold)
             self._unconfirmed.pop(hold.request_id, None)
-            self._note(hold, result)
+            self._confirmed(hold, answer)
 
     async def _renew(self) -> None:
         before_s = self._clock.monotonic() - YOUNG_S

@@ -15,7 +15,9 @@ import msgspec
 
 from gateway.errors import CallerError, ConfigError
 from gateway.infra.postgres import Database, load_queries
+from gateway.kernel.journal import credit, find_account
 from gateway.kernel.keys import CHANNEL, KeyRecord, KeySummary, NewKey, mint
+from gateway.kernel.money import Nanos
 from gateway.settings import Settings
 
 PEPPER_FILE: Final = "pepper"
@@ -123,8 +125,19 @@ async def revoke_key(database: Database, publisher: Publisher, *, id_or_name: st
     return revoked
 
 
-async def ensure_development_key(database: Database, *, pepper: bytes) -> NewKey | None:
-    """On a database that never had a key: an account with one, else None."""
+async def ensure_development_key(database: Database, *, pepper: bytes, credit_nanos: Nanos) -> NewKey | None:
+    """On a database that never had a key: an account with one, and with some credit to try things, else None."""
     if await database.fetch_value(_queries["any_key"]):
         return None
-    return await create_key(database, name=DEVELOPMENT_KEY, pepper=pepper)
+    key = await create_key(database, name=DEVELOPMENT_KEY, pepper=pepper)
+    if credit_nanos:
+        account_id = await find_account(database, key.id)
+        await credit(
+            database,
+            account_id,
+            type="bonus",
+            amount_nanos=credit_nanos,
+            idempotency_key=f"development:{account_id}",
+            reason="to try things with",
+        )
+    return key

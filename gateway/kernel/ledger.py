@@ -5,12 +5,14 @@ its way when the call returns, and the answer is decoded when it is awaited. Fai
 client raises them (`StoreUnavailable`): whether a verb that failed so took effect is unknown, and it can be repeated.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from importlib import resources
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
+from gateway.errors import StoreUnavailable
 from gateway.kernel.limits import BUCKETS, BUDGET_WINDOWS
 from gateway.kernel.money import Nanos
 from gateway.kernel.verbs import (
@@ -65,6 +67,7 @@ _SHARED: Final[dict[str, tuple[str, ...]]] = {
     "credit": ("common",),
     "load": ("common", "budgets"),
     "balance": (),
+    "audit": ("common",),
 }
 
 T = TypeVar("T")
@@ -96,6 +99,19 @@ class Answer(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._decode((yield from self._reply.__await__()))
+
+    def when_done(self, hear: Callable[[T | None, BaseException | None], None]) -> None:
+        """Call `hear` with the answer or the error, instead of awaiting it."""
+
+        def tell(done: "asyncio.Future[object]") -> None:
+            if done.cancelled():
+                hear(None, StoreUnavailable(detail="the answer was not waited for"))
+            elif (error := done.exception()) is not None:
+                hear(None, error)
+            else:
+                hear(self._decode(done.result()), None)
+
+        asyncio.ensure_future(self._reply).add_done_callback(tell)
 
 
 class Ledger:

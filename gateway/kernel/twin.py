@@ -115,6 +115,9 @@ class Done(Generic[T]):
         yield from ()
         return self._answer
 
+    def when_done(self, hear: Callable[[T | None, BaseException | None], None]) -> None:
+        hear(self._answer, None)
+
 
 class Twin:
     """`Verbs` in memory. `now_us` is the wall clock in microseconds; `keep` gets (partition, record, time) of each
@@ -260,8 +263,9 @@ class Twin:
         key = self._account_key(account_id)
         state = self.states.get(key) or ScopeState()
         if state.balance is None:
-            state.seq = max(state.seq, seq)
-            self._store(key, state)
+            if seq > state.seq:
+                state.seq = seq
+                self._store(key, state)
             return Done(CreditDeferred(state.seq))
         if seq <= state.seq:
             return Done(Credited(state.balance, repeated=True))

@@ -11,13 +11,15 @@ Any other edge answers `Ended` and changes nothing, but for a settle without a h
 is charged all the same, and says so.
 """
 
-from collections.abc import Awaitable, Sequence
-from typing import Final, Literal, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from gateway.kernel.limits import BudgetWindow, window_ids
 from gateway.kernel.money import Nanos
+
+T_co = TypeVar("T_co", covariant=True)
 
 ScopeName = Literal["account", "key", "model"]
 #: As the scripts number them, from one.
@@ -51,15 +53,25 @@ def name_scopes(*, partitions: int, account_id: int, key_id: str, model: str | N
     tag = f"{{p{partition}}}:"
     return Scopes(
         partition=partition,
-        account_key=f"{tag}a:{account_id}".encode(),
+        account_key=name_account(partition, account_id),
         key_key=f"{tag}k:{key_id}".encode(),
         model_key=None if model is None else f"{tag}m:{account_id}:{model}".encode(errors="replace"),
         hold_prefix=f"{tag}h:".encode(),
         leases_key=f"{tag}leases".encode(),
         progress_key=f"{tag}progress".encode(),
-        usage_key=f"{tag}usage".encode(),
+        usage_key=usage_key(partition),
         limits=limits,
     )
+
+
+def name_account(partition: int, account_id: int) -> bytes:
+    """The hash of an account."""
+    return f"{{p{partition}}}:a:{account_id}".encode()
+
+
+def usage_key(partition: int) -> bytes:
+    """The usage stream of a partition."""
+    return f"{{p{partition}}}:usage".encode()
 
 
 # -- admit ---------------------------------------------------------------------------------------------------
@@ -264,6 +276,14 @@ class Balance(msgspec.Struct, frozen=True):
     in_flight: int
 
 
+class Sent(Protocol[T_co]):
+    """A verb that was sent. Await it for its answer, or be told: `hear(answer, None)` or `hear(None, error)`."""
+
+    def __await__(self) -> Generator[Any, None, T_co]: ...  # Any: what a loop's futures yield is the loop's business
+
+    def when_done(self, hear: "Callable[[T_co | None, BaseException | None], None]") -> None: ...
+
+
 class Verbs(Protocol):
     """What can be done to the hot copy of limits and money.
 
@@ -283,11 +303,11 @@ class Verbs(Protocol):
 
     def settle(
         self, request_id: str, scopes: Scopes, *, cost_nanos: Nanos, tokens: int, record: bytes
-    ) -> Awaitable[Settled | Ended]:
+    ) -> Sent[Settled | Ended]:
         """Charge the real cost, correct the tokens, end the hold, keep the record."""
         ...
 
-    def void(self, request_id: str, scopes: Scopes, *, record: bytes = b"") -> Awaitable[Voided | Ended]:
+    def void(self, request_id: str, scopes: Scopes, *, record: bytes = b"") -> Sent[Voided | Ended]:
         """End the hold at no cost. A record (of cost 0) is kept if one is given."""
         ...
 

@@ -34,18 +34,26 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
 
 def _offers(call: Call, deps: Deps) -> tuple[Offer, ...]:
+    """Of the model's offers those whose provider speaks the dialect and that can be charged for."""
     offers = deps.offers.find(call.model)
-    if not offers:
+    # Nearly always all of them: then the table's own tuple serves.
+    if all(_serves(offer, call.dialect, deps) for offer in offers):
+        if offers:
+            return offers
         if call.model:
             raise UnknownModel(call.model)
         raise BadRequest("This path names no model, and the gateway has no default provider for it.", param="model")
-    speaking = tuple(offer for offer in offers if call.dialect in deps.providers[offer.provider].adapter.dialects)
+    speaking = [offer for offer in offers if call.dialect in deps.providers[offer.provider].adapter.dialects]
     if not speaking:
         raise BadRequest("No provider of this model has this endpoint.", code="unsupported_endpoint", param="model")
-    priced = tuple(offer for offer in speaking if offer.free or offer.price is not None)
-    if not priced:
+    charged = tuple(offer for offer in speaking if _serves(offer, call.dialect, deps))
+    if not charged:
         raise Unpriced
-    return priced
+    return charged
+
+
+def _serves(offer: Offer, dialect: Dialect, deps: Deps) -> bool:
+    return (offer.free or offer.price is not None) and dialect in deps.providers[offer.provider].adapter.dialects
 
 
 def _output_bound(call: Call, deps: Deps) -> int:

@@ -106,6 +106,7 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
     downstream.feed_from(response)
     response.pipe(pipe)
     if pipe.open:
+        pipe.ended = asyncio.get_running_loop().create_future()
         await pipe.ended
     if pipe.error is not None:
         raise pipe.error
@@ -217,7 +218,8 @@ class _Pipe:
         assert x.tap is not None
         self.open = True
         self.error: UpstreamError | None = None
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: For whoever waits, if the end is not here yet.
+        self.ended: asyncio.Future[None] | None = None
         self._x = x
         self._response = response
         self._downstream = downstream
@@ -299,5 +301,5 @@ class _Pipe:
 
     def _finish(self) -> None:
         self.open = False
-        if not self.ended.done():
+        if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)

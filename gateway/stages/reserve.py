@@ -65,7 +65,9 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     try:
         await call_next(x)
     finally:
-        await settlement.finish()
+        settlement.settle()
+        # A request must not wait for the collector of cycles.
+        x.on_whole = None
 
 
 class _Settlement:
@@ -80,15 +82,10 @@ class _Settlement:
         self._cost_nanos: Nanos | None = None
 
     def settle(self) -> Nanos:
-        """Charge for what was delivered so far, once; its cost."""
+        """Charge for what was delivered so far, or void the hold if nothing was; once. The cost."""
         if self._cost_nanos is None:
             self._cost_nanos = self._close()
         return self._cost_nanos
-
-    async def finish(self) -> None:
-        """Settle or void, and wait until it is known to be done."""
-        self.settle()
-        await self._deps.holds.ended(self.hold)
 
     def progress(self) -> tuple[Nanos, int, UsageRecord] | None:
         """What would be charged if nothing more were heard of this request; None while nothing was delivered."""
