@@ -275,6 +275,12 @@ class Telemetry:
         self.holds_expired = registry.counter(
             "gateway_holds_expired_total", "Holds whose worker died; settled at what its last renewal said."
         ).cell()
+        self.records_settled = registry.counter(
+            "gateway_records_settled_total", "Usage records that arrived in the database."
+        ).cell()
+        self.records_rejected = registry.counter(
+            "gateway_records_rejected_total", "Usage records that could not be settled and were set aside."
+        ).cell()
         #: Set by whoever reconciled last.
         self.ledger_drift = registry.gauge(
             "gateway_ledger_drift_nanodollars", "Difference between the hot balances and the ledger.", mode="last"
