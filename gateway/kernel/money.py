@@ -29,22 +29,23 @@ MAX_NANOS: Nanos = 2**53 - 1
 
 _TOKENS_PER_PRICE = 1_000_000
 _PERMILLE = 1000
+_HOUR_S = 3600
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,24}(?:\.[0-9]{0,24})?(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
 
 
-class Tier(msgspec.Struct, frozen=True):
+class Tier(msgspec.Struct, frozen=True, omit_defaults=True):
     """Another price for the whole request once its input is larger than `above_tokens`."""
 
     above_tokens: int
     price: "Price"
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True):
+class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a provider asks for a model. `*_mtok_nanos` are for a million tokens, the others for one unit.
 
     A part without a price of its own (None) costs what its plain kind costs. `tiers` are ordered by `above_tokens`,
-    and the last one that the input exceeds replaces the prices; its own `tiers`, `markup_permille`,
-    `service_permille` and `provider_cost` are not looked at: those of the outer price hold.
+    and the last one that the input exceeds replaces the prices. Of a price within `tiers` or `service_prices` only
+    the prices are looked at, and the `tiers` of the latter: all else of the outer price holds.
     """
 
     input_mtok_nanos: Nanos = 0
@@ -60,6 +61,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     output_image_mtok_nanos: Nanos | None = None
     image_nanos: Nanos = 0
     second_nanos: Nanos = 0
+    #: For an hour, on top of `second_nanos`: what providers ask for an hour need not be whole nanos for a second.
+    hour_nanos: Nanos = 0
     character_nanos: Nanos = 0
     search_nanos: Nanos = 0
     request_nanos: Nanos = 0
@@ -68,6 +71,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     markup_permille: int = _PERMILLE
     #: By the service tier that the provider reports ("flex": 500, "priority": 2000); any other is 1000.
     service_permille: dict[str, int] = {}
+    #: The same where a service tier is no plain multiple: other prices, and no permille beside them.
+    service_prices: dict[str, "Price"] = {}
     #: True where the provider's own figure for what it charged is trusted and beats this table.
     provider_cost: bool = False
 
@@ -76,7 +81,8 @@ def cost_nanos(usage: Usage, price: Price) -> Nanos:
     """What `usage` costs at `price`: never negative, exact, rounded up once."""
     if price.provider_cost and usage.provider_cost_nanos is not None:
         return -(-max(0, usage.provider_cost_nanos) * price.markup_permille // _PERMILLE)
-    rates = _rates(price, usage.input_tokens)
+    served = None if usage.service_tier is None else price.service_prices.get(usage.service_tier)
+    rates = _rates(served or price, usage.input_tokens)
     per_million = _token_cost(usage, rates)
     units = rates.request_nanos
     if usage.images > 0:
@@ -87,13 +93,14 @@ def cost_nanos(usage: Usage, price: Price) -> Nanos:
         units += usage.searches * rates.search_nanos
     per_million += units * _TOKENS_PER_PRICE
     divisor = _TOKENS_PER_PRICE * _PERMILLE
-    if usage.seconds > 0 and rates.second_nanos:
+    if usage.seconds > 0 and (hour_nanos := rates.second_nanos * _HOUR_S + rates.hour_nanos):
         # A float is a fraction with a power of two below the line: put everything over that line.
         numerator, denominator = usage.seconds.as_integer_ratio()
-        per_million = per_million * denominator + numerator * rates.second_nanos * _TOKENS_PER_PRICE
+        denominator *= _HOUR_S
+        per_million = per_million * denominator + numerator * hour_nanos * _TOKENS_PER_PRICE
         divisor *= denominator
     permille = price.markup_permille
-    if price.service_permille and usage.service_tier is not None:
+    if served is None and price.service_permille and usage.service_tier is not None:
         permille *= price.service_permille.get(usage.service_tier, _PERMILLE)
         divisor *= _PERMILLE
     return -(-per_million * permille // divisor)
@@ -112,16 +119,17 @@ def hold_nanos(
     that the input can reach, at the dearest service tier. Searches can't be foreseen and are not in it.
     """
     worst = 0
-    for rates in (price, *(tier.price for tier in price.tiers if input_tokens > tier.above_tokens)):
-        per_million = max(0, input_tokens) * _dearest_input(rates) + max(0, output_tokens) * _dearest_output(rates)
-        units = rates.request_nanos + max(0, images) * rates.image_nanos
-        units += max(0, seconds) * rates.second_nanos + max(0, characters) * rates.character_nanos
-        worst = max(worst, per_million + units * _TOKENS_PER_PRICE)
-    permille, divisor = price.markup_permille, _TOKENS_PER_PRICE * _PERMILLE
-    if price.service_permille:
-        permille *= max(_PERMILLE, *price.service_permille.values())
-        divisor *= _PERMILLE
-    return -(-worst * permille // divisor)
+    for served in (price, *price.service_prices.values()):
+        reachable = (tier.price for tier in served.tiers if input_tokens > tier.above_tokens)
+        dearest_permille = max((_PERMILLE, *price.service_permille.values())) if served is price else _PERMILLE
+        for rates in (served, *reachable):
+            per_million = max(0, input_tokens) * _dearest_input(rates)
+            per_million += max(0, output_tokens) * _dearest_output(rates)
+            units = rates.request_nanos + max(0, images) * rates.image_nanos
+            units += max(0, seconds) * rates.second_nanos + max(0, characters) * rates.character_nanos
+            units += -(-max(0, seconds) * rates.hour_nanos // _HOUR_S)
+            worst = max(worst, (per_million + units * _TOKENS_PER_PRICE) * dearest_permille)
+    return -(-worst * price.markup_permille // (_TOKENS_PER_PRICE * _PERMILLE * _PERMILLE))
 
 
 def parse_usd(text: str) -> Nanos:
