@@ -14,6 +14,9 @@ from gateway.secret import Secret
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(gt=0)]
+#: US dollars, as a decimal; what is made of it is exact.
+Usd = Annotated[float, Meta(ge=0)]
+Markup = Annotated[float, Meta(gt=0, le=1000)]
 Plane = Literal["all", "data", "control"]
 #: A shorter pepper could be found by trying.
 PEPPER_BYTES_MIN = 16
@@ -142,6 +145,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     #: What is left out here is as in `upstream.timeouts`.
     timeouts: Timeouts | None = None
+    #: What the price catalogue calls it; empty: the catalogue's prices are not those of this provider.
+    catalogue: str | None = None
+    #: What its prices are multiplied by.
+    markup: Markup | None = None
     #: Not a key of the file: the keys of the table that have no name above.
     extra: dict[str, object] = {}
 
@@ -149,10 +156,28 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of a model beyond the catalogue. `[models."*"]` holds for models without a row of their own."""
 
-    #: May be called although no price is known.
+    #: Costs nothing. For `*`: may be called although no price is known.
     free: bool = False
-    input_usd_per_mtok: Annotated[float, Meta(ge=0)] | None = None
-    output_usd_per_mtok: Annotated[float, Meta(ge=0)] | None = None
+    input_usd_per_mtok: Usd | None = None
+    output_usd_per_mtok: Usd | None = None
+    #: Input that the provider had kept from an earlier request.
+    input_cached_usd_per_mtok: Usd | None = None
+    #: Input that the provider keeps for later ones: for some minutes, and for an hour or longer.
+    input_cache_write_usd_per_mtok: Usd | None = None
+    input_cache_write_1h_usd_per_mtok: Usd | None = None
+    input_audio_usd_per_mtok: Usd | None = None
+    output_audio_usd_per_mtok: Usd | None = None
+    output_reasoning_usd_per_mtok: Usd | None = None
+    image_usd: Usd | None = None
+    second_usd: Usd | None = None
+    character_usd: Usd | None = None
+    search_usd: Usd | None = None
+    request_usd: Usd | None = None
+    #: What its price is multiplied by, in the place of the provider's markup.
+    markup: Markup | None = None
+    #: What it takes in, and the longest answer it gives.
+    context_tokens: Positive | None = None
+    max_output_tokens: Positive | None = None
     aliases: tuple[str, ...] = ()
     #: The name a provider knows it by, where it differs: provider name to its name.
     upstream: dict[str, str] = {}

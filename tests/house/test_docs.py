@@ -17,7 +17,7 @@ URLS = {"DATABASE_URL": "postgresql://localhost/gateway", "REDIS_URL": "redis://
 
 def uncommented() -> str:
     """The file with every setting switched on: prose has a space after its `#`, a setting has none."""
-    return re.sub(r"^#(?=\[|[a-z_]+ = )", "", FILE.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^#(?=\[|[a-z0-9_]+ = )", "", FILE.read_text(), flags=re.MULTILINE)
 
 
 def fixed_sections(struct: type[msgspec.Struct], path: tuple[str, ...] = ()):
