@@ -74,16 +74,6 @@ def usage_key(partition: int) -> bytes:
     return f"{{p{partition}}}:usage".encode()
 
 
-def name_account(partition: int, account_id: int) -> bytes:
-    """The hash of an account."""
-    return f"{{p{partition}}}:a:{account_id}".encode()
-
-
-def usage_key(partition: int) -> bytes:
-    """The usage stream of a partition."""
-    return f"{{p{partition}}}:usage".encode()
-
-
 # -- admit ---------------------------------------------------------------------------------------------------
 
 
