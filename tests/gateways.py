@@ -257,8 +257,9 @@ class RunningGateway:
     async def connect(self) -> Connection:
         """A connection to send any bytes on; closed with the gateway."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
-        self._stack.callback(writer.transport.abort)
-        return Connection(reader, writer)
+        connection = Connection(reader, writer)
+        self._stack.callback(connection.abort)
+        return connection
 
     def request(
         self,

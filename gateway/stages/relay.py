@@ -63,7 +63,14 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
     task = asyncio.current_task()
     assert task is not None
-    downstream = open_downstream(x.scope, x.receive, x.send, on_gone=task.cancel, tasks=deps.tasks)
+    relaying = True
+
+    def leave() -> None:
+        # Later there is nothing to be cut short: what ends a request is not the caller's to cancel.
+        if relaying:
+            task.cancel()
+
+    downstream = open_downstream(x.scope, x.receive, x.send, on_gone=leave, tasks=deps.tasks)
     x.downstream = downstream
     response: UpstreamResponse | None = None
     outcome = "caller_gone"
@@ -85,6 +92,7 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         task.uncancel()
         raise CallerGone from None
     finally:
+        relaying = False
         if response is not None:
             response.close()
         x.attempts.append((provider.name, outcome))
@@ -106,6 +114,8 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
     downstream.feed_from(response)
     response.pipe(pipe)
     if pipe.open:
+        if x.committed:
+            downstream.flush()
         pipe.ended = asyncio.get_running_loop().create_future()
         await pipe.ended
     if pipe.error is not None:
@@ -129,14 +139,17 @@ def _begin(
     assert x.offer is not None
     keep = not (rewritten or x.streaming)
     headers = response_headers(head.headers, keep_length=keep, keep_encoding=keep)
-    if length is not None and (rewritten or head.header(b"content-length") is None):
-        headers.append((b"content-length", b"%d" % length))
-    chunked = head.status not in _BODILESS and all(name != b"content-length" for name, _ in headers)
-    if all(name != b"x-request-id" for name, _ in headers):
+    names = {name for name, _ in headers}
+    chunked = False
+    if b"content-length" not in names and head.status not in _BODILESS:
+        if length is None:
+            chunked = True
+        else:
+            headers.append((b"content-length", b"%d" % length))
+    if b"x-request-id" not in names:
         headers.append((b"x-request-id", x.id.encode("ascii")))
     if x.streaming:
-        present = {name for name, _ in headers}
-        headers += [header for header in _STREAM_HEADERS if header[0] not in present]
+        headers += [header for header in _STREAM_HEADERS if header[0] not in names]
     headers += x.reply_headers
     headers.append((b"x-gateway-provider", x.offer.provider.encode("latin-1", "replace")))
     headers.append((b"x-gateway-attempts", b"%d" % (len(x.attempts) + 1)))

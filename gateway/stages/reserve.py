@@ -120,6 +120,8 @@ class _Settlement:
         if x.first_byte_s is None or not (x.committed or x.tap.complete):
             return None
         delivered = x.tap.delivered()
+        if x.tap.errored and delivered.output_tokens == 0:
+            return None
         if delivered.input_tokens == 0:
             delivered = msgspec.structs.replace(delivered, input_tokens=x.input_tokens)
         return delivered

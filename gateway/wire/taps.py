@@ -179,7 +179,7 @@ class JSONTap:
 
     def delivered(self) -> Usage:
         source: UsageSource = "estimated" if self.complete else "partial"
-        if self._dialect in (Dialect.OPENAI_EMBEDDINGS, Dialect.OPENAI_OTHER):
+        if self.errored or self._dialect in (Dialect.OPENAI_EMBEDDINGS, Dialect.OPENAI_OTHER):
             return Usage(source=source)
         return Usage(output_tokens=self._size // BYTES_PER_TOKEN, source=source)
 
@@ -330,6 +330,9 @@ class SSETap:
                 text += found
                 count += 1
                 padded += b'"obfuscation"' in frame.data
+        if not count and self._deltas <= len(frames) and self.errored:
+            # An error was all there was.
+            return Usage(source=source)
         tokens = max(self._deltas - 1, 1)
         if count and not padded:
             envelope = (size - text) // count

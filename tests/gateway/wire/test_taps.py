@@ -552,6 +552,24 @@ def test_an_error_in_a_good_answer_is_seen():
 
     assert tap.usage() is None
     assert tap.errored
+    assert tap.delivered() == Usage(source="estimated")
+
+
+@pytest.mark.parametrize("mark", [b"", b"data: [DONE]\n\n"])
+def test_case_73_a_stream_of_nothing_but_an_error_delivered_nothing(mark: bytes):
+    tap = SSETap(CHAT)
+    run(tap, b'data: {"error":{"message":"no","code":"boom"}}\n\n' + mark)
+
+    assert tap.errored
+    assert tap.delivered().output_tokens == 0
+
+
+def test_an_error_after_some_text_leaves_the_text_delivered():
+    tap = SSETap(CHAT)
+    run(tap, b'data: {"choices":[{"delta":{"content":"some text"}}]}\n\n' + b'data: {"error":{"message":"no"}}\n\n')
+
+    assert tap.errored
+    assert tap.delivered().output_tokens > 0
 
 
 def test_case_59_a_stream_labelled_json_still_reports():
