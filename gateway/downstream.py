@@ -36,7 +36,11 @@ class Downstream(Protocol):
     is_gone: bool
 
     def start(self, status: int, headers: Headers, *, chunked: bool) -> None:
-        """Send the head. `headers` hold a content-length unless `chunked`."""
+        """Begin. `headers` hold a content-length unless `chunked`. The head may wait for the first body bytes."""
+        ...
+
+    def flush(self) -> None:
+        """Let the head wait no longer."""
         ...
 
     def write(self, data: bytes) -> None: ...
@@ -63,6 +67,8 @@ class _Direct(Protocol):
 
     def start(self, status: int, headers: Headers, *, chunked: bool) -> None: ...
 
+    def flush(self) -> None: ...
+
     def write(self, data: bytes) -> None: ...
 
     def end(self) -> None: ...
@@ -73,7 +79,7 @@ class _Direct(Protocol):
 class DirectDownstream:
     """Writes to the server's socket from wherever the bytes are."""
 
-    __slots__ = ("_on_gone", "_paused", "_source", "abort", "end", "is_gone", "start", "write")
+    __slots__ = ("_on_gone", "_paused", "_source", "abort", "end", "flush", "is_gone", "start", "write")
 
     def __init__(self, direct: _Direct, on_gone: Callable[[], object]) -> None:
         self.is_gone = False
@@ -82,6 +88,7 @@ class DirectDownstream:
         self._paused = False
         # Bound once: a chunk costs no frame here.
         self.start = direct.start
+        self.flush = direct.flush
         self.write = direct.write
         self.end = direct.end
         self.abort = direct.abort
@@ -132,6 +139,9 @@ class SendDownstream:
     def start(self, status: int, headers: Headers, *, chunked: bool) -> None:
         # The server frames the body by itself.
         self._put({"type": "http.response.start", "status": status, "headers": headers})
+
+    def flush(self) -> None:
+        return
 
     def write(self, data: bytes) -> None:
         self._queued_bytes += len(data)

@@ -73,6 +73,8 @@ class DirectCycle(RequestResponseCycle):
     """One request and its response, with the direct methods beside uvicorn's own."""
 
     listener: Listener | None = None
+    #: Begun, and not written yet.
+    _head: bytes = b""
     task: asyncio.Task[None] | None = None
 
     def take_body(self) -> bytes | None:
@@ -93,7 +95,7 @@ class DirectCycle(RequestResponseCycle):
                 listener.pause()
 
     def start(self, status: int, headers: list[tuple[bytes, bytes]], *, chunked: bool) -> None:
-        """Write the response head.
+        """Begin the response. Its head leaves with the first body bytes, or by `flush`.
 
         `headers` hold `content-length` unless `chunked`; `date`, `transfer-encoding` and `connection` are added here.
         An HTTP/1.0 caller gets no chunks but the end of the connection.
@@ -102,32 +104,34 @@ class DirectCycle(RequestResponseCycle):
             raise RuntimeError("response already started")
         self.response_started = True
         self.waiting_for_100_continue = False
-        if self.disconnected:
-            return
-        lines = [STATUS_LINE[status]]
-        for name, value in self.default_headers:
-            lines += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
+        head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in self.default_headers + headers])
         if chunked and self.scope["http_version"] == "1.0":
             chunked = self.keep_alive = False
         self.chunked_encoding = chunked
         if chunked and self.scope["method"] != "HEAD":
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self.transport.write(b"".join(lines))
+            head += b"transfer-encoding: chunked\r\n"
+        self._head = head + (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+
+    def flush(self) -> None:
+        """Write the head now, if it has not left yet."""
+        head = self._head
+        if head:
+            self._head = b""
+            if not self.disconnected:
+                self.transport.write(head)
 
     def write(self, data: bytes) -> None:
         """Write body bytes; nothing happens once the caller is gone, or for HEAD."""
         if self.disconnected or self.scope["method"] == "HEAD":
             return
+        # One buffer, and so one system call: neither head nor the size of a chunk travels alone.
+        head = self._head
+        if head:
+            self._head = b""
         if self.chunked_encoding:
-            # One buffer and so one frame: the head of a chunk never travels alone.
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
         else:
-            self.transport.write(data)
+            self.transport.write(head + data if head else data)
 
     def end(self) -> None:
         """The response is whole."""
@@ -136,8 +140,10 @@ class DirectCycle(RequestResponseCycle):
         self.response_complete = True
         self.listener = None
         if not self.disconnected:
-            if self.chunked_encoding and self.scope["method"] != "HEAD":
-                self.transport.write(_LAST_CHUNK)
+            last = _LAST_CHUNK if self.chunked_encoding and self.scope["method"] != "HEAD" else b""
+            if last or self._head:
+                self.transport.write(self._head + last)
+                self._head = b""
             if not self.keep_alive:
                 self.transport.close()
         self.message_event.set()

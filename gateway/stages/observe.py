@@ -4,7 +4,7 @@ from typing import Final
 
 from gateway.deps import Deps, Handler
 from gateway.exchange import Exchange
-from gateway.infra.logs import timestamp
+from gateway.infra.logs import Timestamps
 from gateway.telemetry import Record
 from gateway.wire.dialects import Dialect
 
@@ -19,6 +19,9 @@ OPERATIONS: Final = {
 }
 #: A caller chooses the name; a log line has to stay readable.
 _MODEL_LENGTH_MAX: Final = 128
+
+# Remembers the second it formatted last.
+_timestamps: Final = Timestamps()
 
 
 async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
@@ -41,7 +44,7 @@ def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:
     call, offer, principal, error, usage = x.call, x.offer, x.principal, x.error, x.usage
     client = x.scope.get("client")
     return Record(
-        time=timestamp(deps.clock.now()),
+        time=_timestamps.format(deps.clock.now()),
         id=x.id,
         method=x.scope["method"],
         route=x.target.label,
