@@ -38,13 +38,13 @@ class Catalogue:
         self._remembered: dict[tuple[str, str], ModelCard | None] = {}
 
     @classmethod
-    def open(cls, data_dir: str | Path) -> Self:
-        """The catalogue kept in a data directory, made there first if need be.
+    def open(cls, data_dir: str | Path, *, keep: bool = True) -> Self:
+        """The catalogue kept in a data directory, made first if need be, and then kept there if `keep`.
 
         Raises:
             ConfigError: it could not be made or kept.
         """
-        return cls(open_snapshot(data_dir))
+        return cls(open_snapshot(data_dir, keep=keep))
 
     def knows(self, provider: str) -> bool:
         """Whether there is a provider of that id."""

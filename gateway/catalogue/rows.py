@@ -100,13 +100,18 @@ def price_of(row: Model, *, key: str = "models") -> Price | None:
     return msgspec.convert({PRICE_KEYS[name]: _nanos(usd, key=f"{key}.{name}") for name, usd in given.items()}, Price)
 
 
-def catalogue_id(name: str, provider: ProviderSettings) -> str:
-    """What the catalogue calls a configured provider: as its table says, else by its row's or its own name."""
+def catalogue_id(name: str, provider: ProviderSettings, catalogue: Catalogue) -> str:
+    """What the catalogue calls a configured provider: what its table says, else what it knows by the name of its row,
+    by its own name, or, where it is called at no address of its own, by that of its adapter. Empty if nothing.
+    """
     if provider.catalogue is not None:
         return provider.catalogue
     row = provider.extra.get("row")
-    ours = row if isinstance(row, str) else name
-    return _CATALOGUE_IDS.get(ours, ours)
+    names = [row if isinstance(row, str) else name]
+    if not provider.base_url:
+        names.append(provider.adapter)
+    ids = (_CATALOGUE_IDS.get(each, each) for each in names)
+    return next((each for each in ids if catalogue.knows(each)), "")
 
 
 class Pricer:
@@ -117,7 +122,7 @@ class Pricer:
         self._catalogue = catalogue
         self._models = settings.models
         self._any = settings.models.get(ANY_MODEL, Model())
-        self._ids = {name: catalogue_id(name, provider) for name, provider in settings.providers.items()}
+        self._ids = {name: catalogue_id(name, provider, catalogue) for name, provider in settings.providers.items()}
         self._free_providers = {
             name for name, provider in settings.providers.items() if provider.adapter == _FREE_ADAPTER
         }

@@ -99,8 +99,9 @@ def build_apart() -> bytes:
     return made.stdout
 
 
-def open_snapshot(data_dir: str | Path, *, build: Callable[[], bytes] = build_apart) -> Snapshot:
-    """The snapshot of the present edition, made first if need be. Takes a second then, else a millisecond.
+def open_snapshot(data_dir: str | Path, *, keep: bool = True, build: Callable[[], bytes] = build_apart) -> Snapshot:
+    """The snapshot of the present edition, made first if need be, and then kept if `keep`. Making it takes a second,
+    else this takes a millisecond.
 
     Raises:
         ConfigError: it could not be made or kept.
@@ -111,7 +112,8 @@ def open_snapshot(data_dir: str | Path, *, build: Callable[[], bytes] = build_ap
     log.info("making the price catalogue, edition %s", wanted)
     data = build()
     try:
-        _write(path, data)
+        if keep:
+            _write(path, data)
     except OSError as error:
         reason = f"{path} can't be written ({error.strerror})"
         raise ConfigError(f"server.data_dir: {reason}", param="server.data_dir") from error

@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "GET /health on the configured address, waiting for at most two seconds. Made for containers.",
     )
     _listening(healthcheck)
+    _models(commands, shared)
     _bench(commands, shared)
     return top
 
@@ -104,6 +105,23 @@ def _keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", share
         "Revoke a key. Every running gateway refuses it within a second; this can't be undone.",
     )
     revoke.add_argument("key", metavar="ID|NAME", help="its public id or its name, as `keys list` shows them")
+
+
+def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
+    models = _command(
+        commands,
+        shared,
+        "models",
+        "list the models that can be called, and what they cost",
+        "List the models that the configured providers offer, with what callers pay for a million tokens of input "
+        "and output, markup included. With --check, name the models that nobody knows a price of, which can't be "
+        "called, and the prices that are refused because they can't be meant; exit status 1 if there are any of the "
+        "latter.",
+    )
+    models.add_argument("text", metavar="TEXT", nargs="?", default="", help="only models with this in their name")
+    what = models.add_mutually_exclusive_group()
+    what.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    what.add_argument("--check", action="store_true", help="look for models without a price, and for odd prices")
 
 
 def _bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:

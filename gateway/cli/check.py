@@ -2,11 +2,15 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from gateway.catalogue.prices import Catalogue
+from gateway.catalogue.rows import Pricer
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import Loaded
 from gateway.errors import ConfigError
+from gateway.infra.clock import SystemClock
 from gateway.registry import Registry
 
 _MODELS_SHOWN_MAX = 4
@@ -20,12 +24,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     loaded = load_config(arguments)
     load_registry(loaded)
+    odd_prices = load_prices(loaded).objections(SystemClock().now())
     out = Printer(sys.stdout)
     where = ", ".join(loaded.files) or "no file, the defaults"
     out.line(f"{out.paint('ok', Colour.GREEN)}: {where}")
     for note in loaded.notes:
         out.line(f"note: {note}")
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *(f"{key}: {why}; not used" for key, why in odd_prices.items())):
         out.line(f"{out.paint('warning', Colour.YELLOW)}: {warning}")
     out.line()
     print_providers(loaded, out)
@@ -42,6 +47,22 @@ def load_registry(loaded: Loaded) -> Registry:
         return Registry.load(loaded.settings)
     except ConfigError as error:
         raise ConfigError(loaded.explain(error), param=error.param) from error
+
+
+def load_prices(loaded: Loaded, *, keep: bool = False) -> Pricer:
+    """The prices of the configuration. The catalogue they are over is kept where there is a data directory; with
+    `keep` one is made.
+
+    Raises:
+        ConfigError: with file and line where a setting is to blame.
+    """
+    settings = loaded.settings
+    try:
+        data_dir = Path(settings.server.data_dir)
+        catalogue = Catalogue.open(data_dir, keep=keep or data_dir.is_dir())
+        return Pricer(settings, catalogue)
+    except ConfigError as error:
+        raise ConfigError(loaded.explain(error), param=error.param, detail=error.detail) from error
 
 
 def print_providers(loaded: Loaded, out: Printer) -> None:

@@ -11,10 +11,11 @@ from functools import partial
 
 from gateway import __version__
 from gateway.app import create_app
-from gateway.cli.check import load_registry
+from gateway.cli.check import load_prices, load_registry
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import Loaded, proxy_variables
+from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.logs import configure
 from gateway.infra.postgres import Database
@@ -43,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         log.info(note)
     for warning in loaded.warnings:
         log.warning(warning)
+    # Kept in the data directory, so that no worker has to make the catalogue.
+    for key, why in load_prices(loaded, keep=True).objections(SystemClock().now()).items():
+        log.warning("%s: %s; not used", key, why)
     welcome = Welcome(loaded, Printer(sys.stderr))
     return supervisor.run(
         loaded,
