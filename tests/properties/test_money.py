@@ -1,0 +1,156 @@
+"""Costs are exact: what integer arithmetic gives is the fraction, rounded up once."""
+
+from fractions import Fraction
+from math import ceil
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.kernel.money import MAX_NANOS, Price, Tier, cost_nanos, format_usd, hold_nanos, parse_usd
+from gateway.wire.usage import Usage
+
+tokens = st.integers(0, 3_000_000)
+some = st.just(0) | st.integers(0, 100_000)
+mtok = st.integers(0, 200_000_000_000)
+part = st.none() | mtok
+unit = st.integers(0, 500_000_000)
+PARTS = {
+    "input_cached_tokens": ("input_tokens", "input_cached_mtok_nanos"),
+    "input_cache_write_tokens": ("input_tokens", "input_cache_write_mtok_nanos"),
+    "input_audio_tokens": ("input_tokens", "input_audio_mtok_nanos"),
+    "input_image_tokens": ("input_tokens", "input_image_mtok_nanos"),
+    "output_reasoning_tokens": ("output_tokens", "output_reasoning_mtok_nanos"),
+    "output_audio_tokens": ("output_tokens", "output_audio_mtok_nanos"),
+    "output_image_tokens": ("output_tokens", "output_image_mtok_nanos"),
+}
+plain_prices = st.builds(
+    Price,
+    input_mtok_nanos=mtok,
+    output_mtok_nanos=mtok,
+    **{price: part for _, price in PARTS.values()},
+    input_cache_write_1h_mtok_nanos=part,
+    image_nanos=unit,
+    second_nanos=unit,
+    character_nanos=unit,
+    search_nanos=unit,
+    request_nanos=unit,
+    markup_permille=st.integers(0, 5000),
+    service_permille=st.just({}) | st.just({"flex": 500, "priority": 2000}),
+)
+
+
+@st.composite
+def prices(draw: st.DrawFn) -> Price:
+    price = draw(plain_prices)
+    above = sorted(draw(st.lists(st.integers(1, 2_000_000), unique=True, max_size=3)))
+    tiers = tuple(Tier(at, draw(plain_prices)) for at in above)
+    return Price(**{**{name: getattr(price, name) for name in price.__struct_fields__}, "tiers": tiers})
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    """With parts within their totals, as every dialect's reader delivers them."""
+    counts = {}
+    for total, names in (
+        ("input_tokens", ["input_cache_write_1h_tokens", *[n for n in PARTS if n.startswith("input")]]),
+        ("output_tokens", [n for n in PARTS if n.startswith("output")]),
+    ):
+        left = counts[total] = draw(tokens)
+        for name in names:
+            counts[name] = draw(st.integers(0, left) | st.just(0))
+            left -= counts[name]
+    return Usage(
+        **counts,
+        images=draw(some),
+        seconds=draw(st.just(0.0) | st.floats(0, 1e6)),
+        characters=draw(some),
+        searches=draw(some),
+        service_tier=draw(st.none() | st.sampled_from(["flex", "priority", "default"])),
+    )
+
+
+def fraction(usage: Usage, price: Price) -> Fraction:
+    """The cost by the book, kind by kind."""
+    rates = price
+    for tier in price.tiers:
+        if usage.input_tokens > tier.above_tokens:
+            rates = tier.price
+    total = Fraction(0)
+    plain = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    kinds = {name: (whole, getattr(rates, price_name)) for name, (whole, price_name) in PARTS.items()}
+    long_write = rates.input_cache_write_1h_mtok_nanos
+    if long_write is None:
+        long_write = rates.input_cache_write_mtok_nanos
+    kinds["input_cache_write_1h_tokens"] = ("input_tokens", long_write)
+    for name, (whole, rate) in kinds.items():
+        if rate is not None:
+            plain[whole] -= getattr(usage, name)
+            total += Fraction(getattr(usage, name) * rate, 1_000_000)
+    total += Fraction(plain["input_tokens"] * rates.input_mtok_nanos, 1_000_000)
+    total += Fraction(plain["output_tokens"] * rates.output_mtok_nanos, 1_000_000)
+    total += rates.request_nanos + usage.images * rates.image_nanos + usage.characters * rates.character_nanos
+    total += usage.searches * rates.search_nanos + Fraction(usage.seconds) * rates.second_nanos
+    permille = price.service_permille.get(usage.service_tier or "", 1000)
+    return total * Fraction(price.markup_permille, 1000) * Fraction(permille, 1000)
+
+
+@given(usage=usages(), price=prices())
+def test_cost_is_the_exact_fraction_rounded_up_once(usage: Usage, price: Price) -> None:
+    assert cost_nanos(usage, price) == ceil(fraction(usage, price))
+
+
+@given(
+    usage=usages(),
+    price=plain_prices,
+    more=tokens,
+    which=st.sampled_from(["input_tokens", "output_tokens", "images", "characters", "searches"]),
+)
+def test_more_never_costs_less(usage: Usage, price: Price, more: int, which: str) -> None:
+    fields = {name: getattr(usage, name) for name in usage.__struct_fields__}
+
+    larger = Usage(**{**fields, which: fields[which] + more})
+
+    assert cost_nanos(larger, price) >= cost_nanos(usage, price)
+
+
+@given(
+    usage=st.builds(
+        Usage,
+        **{
+            name: st.integers(-1_000_000, 1_000_000)
+            for name in ("input_tokens", "output_tokens", *PARTS, "images", "characters", "searches")
+        },
+        seconds=st.floats(-1e9, 1e9),
+        provider_cost_nanos=st.none() | st.integers(-1_000_000, 1_000_000),
+    ),
+    price=prices(),
+    trusted=st.booleans(),
+)
+def test_nonsense_from_a_provider_is_never_a_credit(usage: Usage, price: Price, trusted: bool) -> None:
+    fields = {name: getattr(price, name) for name in price.__struct_fields__}
+
+    assert cost_nanos(usage, Price(**{**fields, "provider_cost": trusted})) >= 0
+
+
+@given(usage=usages(), price=prices(), spare_input=some, spare_output=some)
+def test_a_hold_covers_whatever_the_call_turns_out_to_be(
+    usage: Usage, price: Price, spare_input: int, spare_output: int
+) -> None:
+    fields = {name: getattr(usage, name) for name in usage.__struct_fields__}
+    call = Usage(**{**fields, "searches": 0})
+
+    held = hold_nanos(
+        usage.input_tokens + spare_input,
+        usage.output_tokens + spare_output,
+        price,
+        images=usage.images,
+        seconds=ceil(usage.seconds),
+        characters=usage.characters,
+    )
+
+    assert held >= cost_nanos(call, price)
+
+
+@given(nanos=st.integers(-MAX_NANOS, MAX_NANOS))
+def test_dollars_read_back_as_they_were_written(nanos: int) -> None:
+    assert parse_usd(format_usd(nanos)) == nanos
