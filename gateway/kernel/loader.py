@@ -29,10 +29,18 @@ _queries: Final = load_queries(Path(__file__).with_name("loader.sql"))
 class Loader:
     """Loads on demand. `close` it before the stores."""
 
-    def __init__(self, database: Database, ledger: Verbs, *, partitions: int = PARTITIONS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ledger: Verbs,
+        *,
+        partitions: int = PARTITIONS,
+        snapshot_pause_s: float = SNAPSHOT_PAUSE_S,
+    ) -> None:
         self._database = database
         self._ledger = ledger
         self._partitions = partitions
+        self._snapshot_pause_s = snapshot_pause_s
         self._tasks = TaskGroup()
         self._running: dict[tuple[int, str, bool], asyncio.Future[Loaded]] = {}
 
@@ -72,7 +80,7 @@ class Loader:
     async def _load(self, account_id: int, key_id: str, *, force: bool) -> Loaded:
         for attempt in range(SNAPSHOTS_MAX):
             if attempt > 0:
-                await asyncio.sleep(SNAPSHOT_PAUSE_S)
+                await asyncio.sleep(self._snapshot_pause_s)
             snapshot = await take_snapshot(self._database, account_id, key_id=key_id, partitions=self._partitions)
             loaded = await self._ledger.load(account_id, snapshot, key_id=key_id, force=force)
             if isinstance(loaded, Loaded):
