@@ -31,12 +31,12 @@ class Stage(Protocol):
 INFERENCE: tuple[Stage, ...] = (
     observe,  # outermost: its finally sees every outcome, what rescue did included
     rescue,  # above all that may raise, below observe so that the record has the final status
-    authenticate,  # before the body: strangers may not make us read it                      401 503
-    receive,  # before the limits: they may be per model                                     400 408 413 415
-    admit,  # before money: refusing must cost no ledger write                               429
-    reserve,  # before routing: the hold covers the dearest candidate                        402
-    route,  # may run what follows more than once, while nothing was sent                    404 503
-    relay,  # last: the provider's bytes go to the caller's socket                           502 504
+    authenticate,  # before the body: strangers may not make us read it                       401 503
+    receive,  # before the limits: they may be per model                                      400 408 413 415
+    admit,  # before money: what can be refused without asking costs no round trip           403 404
+    reserve,  # before routing: the hold covers the dearest candidate; settles on the way out    402 429
+    route,  # may run what follows more than once, while nothing was sent                   503
+    relay,  # last: the provider's bytes go to the caller's socket                            502 504
 )
 
 #: What only a caller with a key may be told.
