@@ -94,8 +94,9 @@ class UpstreamClient:
         head = pool.encode(request)
         started_s = pool.loop.time()
         connection = pool.take() or await pool.acquire(timeouts.connect_s, fresh=False)
-        response = self._start(connection, request, head, timeouts, started_s)
+        retried = False
         while True:
+            response = self._start(connection, request, head, timeouts, started_s)
             try:
                 await response.arrived
             except BaseException:
@@ -105,20 +106,19 @@ class UpstreamClient:
                 return response
             error = response.fault or response.error
             assert error is not None
-            if not (
+            stale = (
                 response.reused
                 and connection.untouched
-                and isinstance(request.body, bytes)
                 and isinstance(error, UpstreamDisconnected)
-                and pool.loop.time() - started_s < STALE_S
-                and not self._closed
-            ):
+                and pool.loop.time() - response.written_s < STALE_S
+            )
+            if retried or not stale or not isinstance(request.body, bytes) or self._closed:
                 raise error
+            retried = True
             self._retried += 1
+            # Looked up again: a pool that lost its last connection may have been swept away in the meantime.
+            pool = self._pools.get(request.origin) or self._open_pool(request.origin)
             connection = await pool.acquire(timeouts.connect_s, fresh=True)
-            response = self._start(connection, request, head, timeouts, started_s)
-            # The second try is the last, even where the limit left only another connection that had served before.
-            started_s -= STALE_S
 
     def _start(
         self,
@@ -131,13 +131,13 @@ class UpstreamClient:
         response = UpstreamResponse(connection, timeouts, started_s, connection.loop.time())
         body = request.body
         self._sent += 1
+        self._deadlines.watch(response)
         if isinstance(body, bytes):
             connection.start(response, head, body, bodiless=request.method == b"HEAD")
         else:
             connection.start(response, head, None, bodiless=request.method == b"HEAD")
             sending = upload(connection, response, body, request.content_length)
             response.uploading = self._uploads.spawn(sending, name="upload")
-        self._deadlines.watch(response)
         return response
 
     def _open_pool(self, origin: Origin) -> Pool:
@@ -146,10 +146,14 @@ class UpstreamClient:
         if origin.scheme not in ("http", "https"):
             raise UpstreamUnreachable(detail=f"scheme {origin.scheme!r} is not supported")
         proxy = self._proxies.choose(origin)
+        try:
+            encode = HeadEncoder(origin, proxy).encode
+        except UnicodeError as error:
+            raise UpstreamUnreachable(detail=f"name: {error}") from error
         tls = self._tls if origin.scheme == "https" else None
         pool = Pool(
             origin,
-            encode=HeadEncoder(origin, proxy).encode,
+            encode=encode,
             dial=self._dial or partial(dial, origin=origin, proxy=proxy, tls=tls),
             watcher=self,
             connections_max=self._settings.connections_max,

@@ -192,7 +192,7 @@ class Pool:
     def free(self, connection: Connection) -> None:
         """It can serve again."""
         if connection.closed:
-            return
+            return  # its room was given away when it closed
         turn = self._next_in_line() if self._waiting else None
         if turn is not None:
             turn.set_result(connection)

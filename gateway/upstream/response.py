@@ -74,14 +74,17 @@ class UpstreamResponse:
         "touched",
         "trailers",
         "uploading",
+        "written_s",
     )
 
     #: The status line and headers. Set before `UpstreamClient.send` returns.
     head: ResponseHead
 
-    def __init__(self, connection: "Connection", timeouts: "Timeouts", started_s: float, now_s: float) -> None:
+    def __init__(self, connection: "Connection", timeouts: "Timeouts", started_s: float, written_s: float) -> None:
         # Set by the connection: resolved when the head is in or never will be.
         self.arrived: asyncio.Future[None]
+        #: When the request was written, by the loop's time.
+        self.written_s = written_s
         #: Whether the head is in.
         self.answered = False
         #: The task that sends a body in pieces, and what went wrong with that body.
@@ -98,7 +101,7 @@ class UpstreamResponse:
         self._connection: Connection | None = connection
         self._timeouts = timeouts
         self._total_due_s = started_s + timeouts.total_s
-        self._due_s = now_s + timeouts.first_byte_s
+        self._due_s = written_s + timeouts.first_byte_s
         self._phase = AWAITING_HEAD
         self._sink: Sink | None = None
         self._held: list[bytes] = []

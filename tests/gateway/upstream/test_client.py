@@ -540,6 +540,23 @@ async def test_what_the_body_raises_comes_out_of_send(client: UpstreamClient) ->
         assert client.stats.active == 0
 
 
+async def test_a_bug_in_the_body_is_logged_and_fails_the_request(
+    client: UpstreamClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body():
+        yield b"abc"
+        raise ValueError("a bug in a body")
+
+    async with ordinary() as upstream:
+        with pytest.raises(UpstreamDisconnected) as caught:
+            await fetch(client, request(upstream.origin, body=body()))
+
+        assert (caught.value.detail or "").startswith("request body:")
+        await upstream.all_closed()
+        await until(lambda: bool(caplog.records))
+        assert "a bug in a body" in caplog.text
+
+
 async def test_an_answer_before_the_body_was_sent_ends_the_sending(client: UpstreamClient) -> None:
     closed = asyncio.Event()
 
@@ -598,7 +615,7 @@ async def test_a_refused_connection_is_unreachable(client: UpstreamClient) -> No
     assert client.stats.active == 0
 
 
-@pytest.mark.parametrize("host", ["does-not-exist.invalid", "x" * 70 + ".invalid", "a..b"])
+@pytest.mark.parametrize("host", ["does-not-exist.invalid", "x" * 70 + ".invalid", "é" * 70, "a..b"])
 async def test_a_name_without_address_is_unreachable(client: UpstreamClient, host: str) -> None:
     with pytest.raises(UpstreamUnreachable) as caught:
         await client.send(request(Origin("http", host, 80)), timeouts=PATIENT)
