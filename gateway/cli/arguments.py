@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     migrate.add_argument("--check", action="store_true", help="apply nothing; exit status 1 if any is missing")
     _keys(commands, shared)
+    _ledger(commands, shared)
     healthcheck = _command(
         commands,
         shared,
@@ -122,6 +123,62 @@ def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", sha
     what = models.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print a JSON array, for programs")
     what.add_argument("--check", action="store_true", help="look for models without a price, and for odd prices")
+
+
+def _ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
+    credit = commands.add_parser(
+        "credits",
+        help="give accounts credit, and show what they have",
+        description="Give accounts credit, and show what they have.",
+        allow_abbrev=False,
+    )
+    actions = credit.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = _command(
+        actions,
+        shared,
+        "add",
+        "give an account credit, or take some",
+        "Enter credit for an account into the ledger. Running gateways know it within a second.",
+    )
+    whose = add.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--key", metavar="ID|NAME", help="the account of this key")
+    whose.add_argument("--account", metavar="ID", type=int, help="the account of this number")
+    add.add_argument("--usd", metavar="AMOUNT", required=True, help="how much, such as 25 or 0.50; -5 takes five")
+    add.add_argument("--reason", metavar="TEXT", help="kept with the entry")
+    add.add_argument(
+        "--idempotency-key", metavar="KEY", help="repeating the command with the same key credits nothing more"
+    )
+    show = _command(
+        actions,
+        shared,
+        "show",
+        "show what accounts have, or one account's latest entries",
+        "Show the balance of every account; of one account also its latest entries.",
+    )
+    whose = show.add_mutually_exclusive_group()
+    whose.add_argument("--key", metavar="ID|NAME", help="the account of this key")
+    whose.add_argument("--account", metavar="ID", type=int, help="the account of this number")
+    show.add_argument("--limit", metavar="N", type=int, default=20, help="most entries to show (default 20)")
+    usage = _command(
+        commands,
+        shared,
+        "usage",
+        "show what was used and what it cost",
+        "Show requests, tokens and cost by account, key and model, the costliest first.",
+    )
+    usage.add_argument("--key", metavar="ID|NAME", help="only this key")
+    usage.add_argument("--account", metavar="ID", type=int, help="only this account")
+    usage.add_argument("--since", metavar="DAY", default="30d", help="2026-01-31, or a number of days (default 30d)")
+    usage.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    reconcile = _command(
+        commands,
+        shared,
+        "reconcile",
+        "compare the balances in Redis with the ledger",
+        "Compare the balance of every account in Redis with what the ledger says it must be, and the ledger with the "
+        "sum of its entries. Safe while gateways run. Exit status 1 if anything differs.",
+    )
+    reconcile.add_argument("--fix", action="store_true", help="load accounts that differ into Redis anew")
 
 
 def _bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:

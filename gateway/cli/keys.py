@@ -1,28 +1,28 @@
 """`gateway keys create|list|revoke`: the keys that applications call the gateway with."""
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
-from typing import Self, TypeVar
+from typing import Self
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.cli.connecting import with_database
+from gateway.cli.credits import parse_amount
 from gateway.cli.loading import load_config
-from gateway.cli.migrate import require_migrated
 from gateway.cli.table import Colour, Printer
 from gateway.errors import ConfigError
 from gateway.infra.clock import SystemClock
-from gateway.infra.embedded import Stores, open_stores
+from gateway.infra.embedded import Stores
 from gateway.infra.postgres import Database
+from gateway.kernel.journal import credit, find_account
 from gateway.kernel.key_store import create_key, list_keys, load_pepper, revoke_key
 from gateway.kernel.keys import KeySummary
+from gateway.kernel.money import Nanos, format_usd
 from gateway.settings import Settings
-
-T = TypeVar("T")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,23 +41,43 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _create(arguments: argparse.Namespace, settings: Settings) -> int:
-    if arguments.credits is not None:
-        raise ConfigError("--credits: this release keeps no credit yet; create the key without it")
+    amount_nanos = None if arguments.credits is None else parse_amount(arguments.credits, "--credits")
+    if amount_nanos is not None and amount_nanos < 0:
+        raise ConfigError("--credits: a new key takes no credit away; see `gateway credits add`")
     name = arguments.name.strip()
     if not 1 <= len(name) <= 200:
         raise ConfigError("--name: a name has 1 to 200 characters")
     pepper = load_pepper(settings)
-    key = _with_database(settings, lambda database, _: create_key(database, name=name, pepper=pepper))
-    out = Printer(sys.stdout)
-    out.line(key.text)
-    if not arguments.quiet:
+
+    async def create(database: Database, _: Stores) -> None:
+        key = await create_key(database, name=name, pepper=pepper)
+        # Shown before anything else can fail: it can't be shown again.
+        Printer(sys.stdout).line(key.text)
         hint = Printer(sys.stderr)
-        hint.line(f"This is the only time the key is shown. Its id is {key.id}.")
+        if not arguments.quiet:
+            hint.line(f"This is the only time the key is shown. Its id is {key.id}.")
+        if amount_nanos is not None:
+            await _grant(database, key.id, amount_nanos)
+            if not arguments.quiet:
+                hint.line(f"Its account was credited {format_usd(amount_nanos)} USD.")
+
+    with_database(settings, create)
     return 0
 
 
+async def _grant(database: Database, key_id: str, amount_nanos: Nanos) -> None:
+    await credit(
+        database,
+        await find_account(database, key_id),
+        type="admin_credit",
+        amount_nanos=amount_nanos,
+        idempotency_key=f"key:{key_id}",
+        reason=f"with key {key_id}",
+    )
+
+
 def _list(arguments: argparse.Namespace, settings: Settings) -> int:
-    keys = _with_database(settings, lambda database, _: list_keys(database))
+    keys = with_database(settings, lambda database, _: list_keys(database))
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(keys), indent=2).decode() + "\n")
         return 0
@@ -81,7 +101,7 @@ def _revoke(arguments: argparse.Namespace, settings: Settings) -> int:
         async with _Notices(stores.redis_url) as notices:
             return await revoke_key(database, notices, id_or_name=arguments.key), notices.lost
 
-    revoked, lost = _with_database(settings, revoke)
+    revoked, lost = with_database(settings, revoke)
     if not revoked:
         raise ConfigError("no living key has that id or name; `gateway keys list` shows them all")
     for key_id in revoked:
@@ -111,18 +131,6 @@ class _Notices:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
-
-
-def _with_database(settings: Settings, work: Callable[[Database, Stores], Awaitable[T]]) -> T:
-    """Run `work` on a database that is up to date, whoever's it is."""
-
-    async def connected(stores: Stores) -> T:
-        await require_migrated(settings, stores.database_dsn)
-        async with Database(stores.database_dsn, pool_size=1, timeout_s=10.0, application="gateway keys") as database:
-            return await work(database, stores)
-
-    with open_stores(settings) as stores:
-        return asyncio.run(connected(stores))
 
 
 def _state(key: KeySummary, now: datetime) -> str:

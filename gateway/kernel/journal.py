@@ -256,18 +256,23 @@ async def list_balances(database: Database, *, after_id: int = 0, limit: int = P
 
 
 async def find_account(database: Database, key: str) -> int:
-    """Whose key that is, by its public id or its name.
+    """Whose key that is, by its public id or the name of a living one.
 
     Raises:
-        ConfigError: no key is called so, or keys of several accounts are.
+        ConfigError: no key is called so, or several are.
     """
-    rows = await database.fetch(_queries["key_account"], key)
-    if not rows:
-        raise ConfigError("no key has that id or name; `gateway keys list` shows them all")
-    if len(rows) > 1:
-        raise ConfigError("keys of several accounts have that name; give the key's id")
-    account_id: int = rows[0]["account_id"]
+    account_id: int = (await _find_key(database, key))["account_id"]
     return account_id
+
+
+async def find_key_id(database: Database, key: str) -> str:
+    """The public id of a key, by it or by the name of a living one.
+
+    Raises:
+        ConfigError: no key is called so, or several are.
+    """
+    key_id: str = (await _find_key(database, key))["id"]
+    return key_id
 
 
 async def find_usage(database: Database, request_id: str, *, key_id: str) -> UsageRow | None:
@@ -290,6 +295,15 @@ async def sum_usage(
     """Usage by account, key and model, from a day (UTC) on, the costliest first."""
     rows = await database.fetch(_queries["sum_usage"], since, account_id, key_id, min(limit, PAGE_MAX))
     return [msgspec.convert(dict(row), UsageSum) for row in rows]
+
+
+async def _find_key(database: Database, key: str) -> Row:
+    rows = await database.fetch(_queries["find_key"], key)
+    if not rows:
+        raise ConfigError("no key has that id or name; `gateway keys list` shows them all")
+    if len(rows) > 1 and rows[0]["id"] != key:
+        raise ConfigError("several keys have that name; give the key's id")
+    return rows[0]
 
 
 def _repeated(first: Entry, account_id: int, type_: CreditType, amount_nanos: Nanos) -> Entry:

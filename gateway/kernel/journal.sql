@@ -47,8 +47,8 @@ where b.account_id > $1
 order by b.account_id
 limit $2;
 
--- key_account: whose key it is, by public id or by the name of a living one; by `find_account`
-select distinct account_id from keys where id = $1 or (name = $1 and revoked_at is null) limit 2;
+-- find_key: a key by public id, or by the name of a living one; by `find_account` and `find_key_id`
+select id, account_id from keys where id = $1 or (name = $1 and revoked_at is null) order by id <> $1 limit 2;
 
 -- find_usage: one request of a key; by `find_usage`
 select request_id, created_at, account_id, key_id, model, provider, upstream_model, dialect, route, status, outcome,

@@ -18,7 +18,7 @@ from gateway import __version__
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60
-COMMANDS = ("serve", "check", "doctor", "migrate", "keys", "healthcheck", "bench")
+COMMANDS = ("serve", "check", "doctor", "migrate", "keys", "credits", "usage", "reconcile", "healthcheck", "bench")
 
 
 @pytest.fixture
@@ -64,7 +64,11 @@ def test_help_lists_every_command(run):
 
 
 @pytest.mark.parametrize(
-    "command", [*(each for each in COMMANDS if each != "keys"), "keys create", "keys list", "keys revoke"]
+    "command",
+    [
+        *(each for each in COMMANDS if each not in {"keys", "credits"}),
+        *("keys create", "keys list", "keys revoke", "credits add", "credits show"),
+    ],
 )
 def test_every_command_explains_itself_and_takes_the_configuration(run, command):
     explained = output(run(*command.split(), "--help"))
