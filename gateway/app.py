@@ -29,6 +29,7 @@ from gateway.infra.postgres import Database
 from gateway.infra.process import collect_process, measure_loop_lag
 from gateway.infra.redis import Redis
 from gateway.infra.tasks import TaskGroup
+from gateway.kernel.bookkeeping import Bookkeeping
 from gateway.kernel.holds import Holds
 from gateway.kernel.key_store import find_key, load_pepper
 from gateway.kernel.keys import CHANNEL, KeyRing
@@ -37,6 +38,8 @@ from gateway.kernel.loader import Loader
 from gateway.kernel.money import Price, parse_usd
 from gateway.kernel.offers import OfferTable, Pricing
 from gateway.kernel.request_id import RequestIds
+from gateway.kernel.settler import CHANNEL as SETTLED
+from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.registry import Registry
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -45,6 +48,9 @@ from gateway.upstream.client import UpstreamClient
 log = logging.getLogger(__name__)
 
 CONNECT_RETRY_S: Final = 1.0
+#: The ledger's own connections; its batches may take longer than a caller would wait.
+BOOKS_POOL_SIZE: Final = 4
+BOOKS_TIMEOUT_S: Final = 15.0
 #: What the ends of the last requests get to reach Redis.
 CLOSE_S: Final = 2.0
 #: The adapter whose provider costs nobody anything.
@@ -83,6 +89,7 @@ def create_app(
     deps = _deps(
         settings, clock=clock, registry=registry, metrics=metrics, database=database, redis=redis, proxies=proxies
     )
+    replay = Replay(deps.journal, ledger, reachable=lambda: redis.connected)
     health = Health()
 
     @contextlib.asynccontextmanager
@@ -92,6 +99,8 @@ def create_app(
             stack.push_async_callback(database.close)
             stack.push_async_callback(redis.close)
             stack.push_async_callback(deps.loader.close)
+            stack.callback(_close_journal, deps.journal)
+            stack.callback(replay.close)
             stack.push_async_callback(deps.holds.close, CLOSE_S)
             stack.push_async_callback(deps.client.close)
             await registry.start()
@@ -99,7 +108,11 @@ def create_app(
             stack.push_async_callback(deps.tasks.close)
             await _connect(redis, deps.tasks)
             deps.tasks.spawn(_follow_keys(redis, deps.keys), name="key notices")
+            deps.unsettled.start(redis.subscribe(SETTLED))
+            stack.push_async_callback(deps.unsettled.stop)
             deps.tasks.spawn(deps.holds.renew_forever(), name="renew holds")
+            deps.tasks.spawn(replay.replay_forever(), name="replay journals")
+            deps.tasks.spawn(replay.sync_forever(), name="sync the journal")
             loop_lag.start()
             stack.callback(loop_lag.stop)
             if link is not None:
@@ -119,6 +132,30 @@ def create_app(
     return DataPlane(V1(deps), routes, lifespan=lifespan)
 
 
+async def keep_books(settings: Settings, stores: Stores, link: Link, stopping: asyncio.Event) -> None:
+    """The ledger's work in the background, in a process of its own, so that it takes no time from those that serve.
+
+    Any number of these may run, on any number of hosts: one of them does the work.
+    """
+    metrics = MetricsRegistry(incarnation=link.name, series_max=settings.metrics.series_max)
+    telemetry = Telemetry(metrics, version=__version__)
+    tasks = TaskGroup()
+    async with contextlib.AsyncExitStack() as stack:
+        database = Database(stores.database_dsn, pool_size=BOOKS_POOL_SIZE, timeout_s=BOOKS_TIMEOUT_S)
+        stack.push_async_callback(database.close)
+        redis = Redis(stores.redis_url, timeout_s=BOOKS_TIMEOUT_S)
+        stack.push_async_callback(redis.close)
+        books = Bookkeeping(database, redis, ledger=Ledger(redis), telemetry=telemetry, clock=SystemClock())
+        stack.push_async_callback(books.stop)
+        stack.push_async_callback(tasks.close)
+        await _connect(redis, tasks)
+        tasks.spawn(_push_metrics(link, metrics), name="metrics")
+        books.start()
+        link.report_ready()
+        await stopping.wait()
+        link.push(metrics.snapshot())
+
+
 def _deps(
     settings: Settings,
     *,
@@ -136,6 +173,7 @@ def _deps(
     telemetry.know(providers=registry.providers, models=offers.listed())
     access_log = AccessLog(settings.log.access)
     ledger = Ledger(redis)
+    unsettled = Unsettled(ledger, find_known(database), clock=clock)
     metrics.on_collect(lambda: _level(telemetry.access_lines_dropped, access_log.dropped))
     return Deps(
         settings=settings,
@@ -145,6 +183,7 @@ def _deps(
         providers=registry.providers,
         client=UpstreamClient(settings.upstream, proxies=proxies),
         ledger=ledger,
+        unsettled=unsettled,
         holds=Holds(ledger, clock=clock, settle_seconds=telemetry.time_redis("settle")),
         loader=Loader(database, ledger),
         telemetry=telemetry,

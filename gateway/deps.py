@@ -12,6 +12,7 @@ from gateway.kernel.holds import Holds
 from gateway.kernel.keys import KeyRing
 from gateway.kernel.loader import Loader
 from gateway.kernel.offers import OfferTable
+from gateway.kernel.unsettled import Unsettled
 from gateway.kernel.verbs import Verbs
 from gateway.registry import Provider
 from gateway.settings import Settings
@@ -33,6 +34,7 @@ class Deps:
     providers: Mapping[str, Provider]
     client: UpstreamClient
     ledger: Verbs
+    unsettled: Unsettled
     holds: Holds
     loader: Loader
     telemetry: Telemetry

@@ -10,7 +10,7 @@ import sys
 from functools import partial
 
 from gateway import __version__
-from gateway.app import create_app
+from gateway.app import create_app, keep_books
 from gateway.cli.check import load_prices, load_registry
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         app_factory=partial(create_app, proxies=proxy_variables()),
         bootstrap=welcome.prepare,
         announce=welcome.announce,
+        service=keep_books,
     )
 
 

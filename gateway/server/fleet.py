@@ -29,7 +29,7 @@ from gateway.infra.embedded import Stores
 from gateway.infra.exposition import Aggregate
 from gateway.infra.link import Frames, Kind, Link
 from gateway.server.listening import Listening
-from gateway.server.worker import SETTLE_S, AppFactory, run_worker
+from gateway.server.worker import SETTLE_S, AppFactory, Service, run_service, run_worker
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,12 @@ class Surroundings:
     control_path: Path
     #: Called in a new worker, to give up what is the supervisor's.
     give_up: Callable[[], None]
+    #: Work that one more process does, beside those that serve: the ledger's, which must not take their time.
+    service: Service | None = None
+
+    def places(self, settings: Settings) -> int:
+        """How many processes run: the serving ones, and after them the one that does not serve."""
+        return worker_count(settings) + (self.service is not None)
 
 
 class Fleet:
@@ -97,7 +103,7 @@ class Fleet:
         self._listening = surroundings.listening
         self._selector = selector
         self._clock = clock
-        self._slots = [_Slot() for _ in range(worker_count(settings))]
+        self._slots = [_Slot() for _ in range(surroundings.places(settings))]
         self._workers: list[_Worker] = []
         #: The workers that take over once all of them are ready, and what they were started with.
         self._successors: list[_Worker] = []
@@ -135,11 +141,10 @@ class Fleet:
     def replace(self, settings: Settings) -> None:
         """Start workers with `settings`; `replacing` is true until they have taken over, or were given up."""
         assert not self._successors
-        count = worker_count(settings)
         self._next_settings = settings
-        log.info("starting %d workers with the new configuration", count)
+        log.info("starting %d workers with the new configuration", worker_count(settings))
         try:
-            for slot in range(count):
+            for slot in range(self._surroundings.places(settings)):
                 self._successors.append(self._fork(slot, settings))
         except OSError as error:
             self._give_up(f"a worker can't be started: {error}")
@@ -197,8 +202,10 @@ class Fleet:
 
     def _fork(self, slot: int, settings: Settings) -> _Worker:
         around = self._surroundings
-        self._listening.occupy(slot)
-        name = f"worker-{slot}.{next(self._names)}"
+        service = around.service if slot >= worker_count(settings) else None
+        if service is None:
+            self._listening.occupy(slot)
+        name = f"{'worker' if service is None else 'books'}-{slot}.{next(self._names)}"
         ours, theirs = socket.socketpair()
         supervisor_pid = os.getpid()
         # What is buffered here would be written twice.
@@ -213,8 +220,11 @@ class Fleet:
             around.give_up()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             ours.close()
-            listener = self._listening.keep_only(slot)
             link = Link(theirs, around.control_path, name=name)
+            if service is not None:
+                self._listening.close()
+                run_service(settings, around.stores, service=service, link=link)
+            listener = self._listening.keep_only(slot)
             run_worker(settings, around.stores, app_factory=around.app_factory, link=link, listener=listener)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
@@ -265,7 +275,7 @@ class Fleet:
             worker.ready = True
             if not worker.stopping:
                 worker.kill_at = None
-            log.info("%s (pid %d) accepts connections", worker.name, worker.pid)
+            log.info("%s (pid %d) is ready", worker.name, worker.pid)
             if self._successors and all(each.ready and not each.stopping for each in self._successors):
                 self._promote()
             self._started = self._started or (not self._stops and all(each.ready for each in self._workers))
@@ -311,13 +321,13 @@ class Fleet:
         self._slots = [_Slot() for _ in self._successors]
         self._workers += self._successors
         self._successors = []
-        self._listening.shrink(len(self._slots))
+        self._listening.shrink(worker_count(self.settings))
         log.info("reloaded: %d workers are new, %d finish what they have", len(self._slots), len(retired))
 
     def _give_up(self, reason: str) -> None:
         """A new worker will not be: the old ones stay."""
         log.error("the new configuration is not used: %s", reason)
-        self._listening.shrink(len(self._slots))
+        self._listening.shrink(worker_count(self.settings))
         for worker in self._successors:
             self._end(worker, grace_s=0.0, number=signal.SIGKILL)
 

@@ -31,7 +31,7 @@ from gateway.infra.link import METRICS
 from gateway.server.control import ControlSocket
 from gateway.server.fleet import Fleet, Surroundings
 from gateway.server.listening import Listening
-from gateway.server.worker import AppFactory
+from gateway.server.worker import AppFactory, Service
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def run(
     app_factory: AppFactory,
     announce: Announce,
     bootstrap: Bootstrap | None = None,
+    service: Service | None = None,
     clock: Clock | None = None,
 ) -> int:
     """Run a gateway until it is told to stop; the exit status. Call it in the main thread, outside of any event loop.
@@ -72,7 +73,7 @@ def run(
         signal.signal(number, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stack:
-            return _run(loaded, app_factory, announce, bootstrap, clock=clock or SystemClock(), stack=stack)
+            return _run(loaded, app_factory, announce, bootstrap, service, clock=clock or SystemClock(), stack=stack)
     except KeyboardInterrupt:
         log.info("told to stop while starting")
         return 0
@@ -83,6 +84,7 @@ def _run(
     app_factory: AppFactory,
     announce: Announce,
     bootstrap: Bootstrap | None,
+    service: Service | None,
     *,
     clock: Clock,
     stack: contextlib.ExitStack,
@@ -116,6 +118,7 @@ def _run(
         listening=listening,
         control_path=control.path,
         give_up=lambda: _give_up(selector, signals),
+        service=service,
     )
     fleet = Fleet(surroundings, settings, selector=selector, clock=clock)
     stack.callback(fleet.kill)

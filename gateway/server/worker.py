@@ -43,6 +43,8 @@ Message = MutableMapping[str, Any]
 AsgiApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 #: Makes the application of one worker. The stores are reachable; the loop does not run yet.
 AppFactory = Callable[[Settings, Stores, Link], AsgiApp]
+#: Work beside the workers: runs until the event is set, and reports itself ready.
+Service = Callable[[Settings, Stores, Link, asyncio.Event], Awaitable[None]]
 
 
 class WorkerServer(uvicorn.Server):
@@ -122,13 +124,8 @@ def run_worker(
     settings: Settings, stores: Stores, *, app_factory: AppFactory, link: Link, listener: socket.socket
 ) -> NoReturn:
     """Serve until told to stop, then end this process. Exit status 0: stopped in order, 1: anything else."""
-    # Written to the log by uvicorn, and kept here for the supervisor.
-    last_error = _LastError()
-    uvicorn_log = logging.getLogger("uvicorn")
-    uvicorn_log.setLevel(logging.WARNING)
-    uvicorn_log.addHandler(last_error)
-    status = 1
-    try:
+
+    def serve() -> None:
         config = uvicorn.Config(
             app_factory(settings, stores, link),
             interface="asgi3",
@@ -147,6 +144,36 @@ def run_worker(
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve([listener]))
+
+    _end_with(serve, link)
+
+
+def run_service(settings: Settings, stores: Stores, *, service: Service, link: Link) -> NoReturn:
+    """Run work that serves nobody directly until told to stop, then end this process, as `run_worker` does."""
+
+    async def work() -> None:
+        stopping = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+        await link.open()
+        await service(settings, stores, link, stopping)
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work())
+
+    _end_with(run, link)
+
+
+def _end_with(run: Callable[[], None], link: Link) -> NoReturn:
+    """The border of a process: do `run`, tell the supervisor what went wrong, and end."""
+    # Written to the log by uvicorn, and kept here for the supervisor.
+    last_error = _LastError()
+    uvicorn_log = logging.getLogger("uvicorn")
+    uvicorn_log.setLevel(logging.WARNING)
+    uvicorn_log.addHandler(last_error)
+    status = 1
+    try:
+        run()
         status = 0
     except SystemExit:
         # How uvicorn says that the application did not start.
@@ -154,7 +181,7 @@ def run_worker(
     except GatewayError as error:
         link.report_failure(error.message)
     except BaseException as error:
-        # The border of a process: nobody is left to handle it.
+        # Nobody is left to handle it.
         log.critical("worker ends", exc_info=error)
         link.report_failure("".join(traceback.format_exception_only(error)).strip())
     finally:
