@@ -1,6 +1,7 @@
 """Content codings undone, bombs refused."""
 
 import gzip
+import random
 import zlib
 
 import pytest
@@ -92,9 +93,16 @@ def test_text_that_repeats_itself_is_no_bomb():
     assert inflate_request(gzip.compress(text, compresslevel=1), b"gzip", size_bytes_max=4 * MB) == text
 
 
-def test_output_of_more_than_one_step_comes_out_at_once():
-    import random
+def test_output_just_beyond_a_step_is_not_left_behind():
+    packed = zlib.compress(random.Random(2).randbytes(MB - 100) + b"a" * 300)
 
+    for cut in range(len(packed) - 14, len(packed)):
+        inflater = response_inflater(b"deflate", size_bytes_max=2 * MB)
+        assert inflater is not None
+        assert inflater.feed(packed[:cut]) == zlib.decompressobj().decompress(packed[:cut])
+
+
+def test_output_of_more_than_one_step_comes_out_at_once():
     text = bytes(random.Random(1).choices(b"abcdefgh", k=3 * MB + 17))
     packed = zlib.compress(text)
 

@@ -627,3 +627,52 @@ def test_transcripts_report_seconds():
 )
 def test_the_content_type_chooses_the_tap(content_type: bytes | None, kind: type):
     assert type(tap_for(CHAT, content_type)) is kind
+
+
+# -- where the short way must not be taken -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"data: x\nid: 5\n\n", b"data: x\n\n"),
+        (b"data: x\n\ndata: y\nid: 5\n\n", b"data: x\n\ndata: y\n\n"),
+        (b"data: x\n\nid: 5\n\n", b"data: x\n\n"),
+        (b"data: x\rid: 5\n\n", b"data: x\r\n"),
+        (b"event: a\n\nevent: b\ndata: x\ndata: y\n\n", b"event: b\ndata: x\ndata: y\n\n"),
+        (b"event: a\ndata: x\n\nid: 1\ndata: y\n\n", b"event: a\ndata: x\n\ndata: y\n\n"),
+        (b"event: a\nretry: 1\n\n", b""),
+        (b"event: a\ndata: x\nid: 1\nevent: b\ndata: y\n\n", b"event: a\ndata: x\nevent: b\ndata: y\n\n"),
+    ],
+)
+def test_a_chunk_that_only_looks_usual_is_repaired(text: bytes, expected: bytes):
+    for pieces in ([text], bytewise(text)):
+        tap = SSETap(CHAT)
+        tap.feed(sse(ROLE))
+        assert b"".join(tap.feed(piece) for piece in pieces) + tap.end() == expected
+        assert tap.repairs == 1
+
+
+def test_an_error_is_relayed_even_where_usage_comes_with_it():
+    text = sse(ROLE, USAGE[:-1] + ',"error":{"message":"no"}}')
+    tap = SSETap(CHAT, strip_usage=True)
+
+    assert run(tap, text) == text
+    assert tap.errored
+
+
+def test_a_line_inside_a_long_event_is_no_event():
+    tap = SSETap(CHAT)
+
+    tap.feed(b"data: " + b"x" * HELD_BYTES_MAX + b"\n")
+    assert tap.mid_event
+    tap.feed(b"data: y\n")
+    tap.feed(b"data: z\n\n")
+
+    assert (tap.events, tap.mid_event) == (1, False)
+
+
+def test_many_unusual_events_after_half_an_event_are_no_deep_recursion():
+    text = b"id: 1\ndata: x\n\n" * 5000
+
+    assert run(SSETap(CHAT), b"data: ", b"y\n\n" + text) == b"data: y\n\n" + b"data: x\n\n" * 5000

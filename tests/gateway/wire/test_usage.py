@@ -132,7 +132,9 @@ def test_case_101_reasoning_left_out_of_the_completion_is_added_once():
         "completion_tokens_details": {"reasoning_tokens": 20},
     }
     openai = xai | {"completion_tokens": 25}
+    mostly_text = {**xai, "completion_tokens": 25, "total_tokens": 55}
 
+    assert parsed(mostly_text) == Usage(input_tokens=10, output_tokens=45, output_reasoning_tokens=20)
     assert parsed(xai) == parsed(openai) == Usage(input_tokens=10, output_tokens=25, output_reasoning_tokens=20)
 
 
@@ -223,9 +225,10 @@ def test_usage_is_found_from_the_end_of_a_cut_text(cut: int):
 def test_usage_inside_text_or_deeper_down_is_not_found():
     inside = b'{"choices":[{"message":{"content":"\\"usage\\":{\\"prompt_tokens\\":9}"}}]}'
     deeper = b'{"output":[{"usage":{"prompt_tokens":9}}]}'
+    named = b'{"a \\"usage":{"prompt_tokens":9}}'
     other = b'{"tool_usage":{"a":1},"usage":null}'
 
-    for text in (inside, deeper, other, b"", b'"usage":{', b'x"usage":{"a":1'):
+    for text in (inside, deeper, named, other, b"", b'"usage":{', b'x"usage":{"a":1'):
         assert find_usage(text) is None
     assert find_usage(b'{"usage":{"a":1},"output":[{"usage":{"a":2}}]}') == b'{"a":1}'
 
