@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from starlette.routing import Route
@@ -35,10 +36,13 @@ from gateway.kernel.key_store import find_key, load_pepper
 from gateway.kernel.keys import CHANNEL, KeyRing
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.loader import Loader
+from gateway.kernel.local_journal import LocalJournal
 from gateway.kernel.money import Price, parse_usd
 from gateway.kernel.offers import OfferTable, Pricing
+from gateway.kernel.replay import Replay
 from gateway.kernel.request_id import RequestIds
 from gateway.kernel.settler import CHANNEL as SETTLED
+from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.registry import Registry
 from gateway.settings import Settings
@@ -53,6 +57,8 @@ BOOKS_POOL_SIZE: Final = 4
 BOOKS_TIMEOUT_S: Final = 15.0
 #: What the ends of the last requests get to reach Redis.
 CLOSE_S: Final = 2.0
+#: Of the data directory: what Redis could not be told yet.
+JOURNAL_DIR: Final = "journal"
 #: The adapter whose provider costs nobody anything.
 ECHO: Final = "echo"
 #: How often a worker hands its counts to the supervisor.
@@ -89,7 +95,7 @@ def create_app(
     deps = _deps(
         settings, clock=clock, registry=registry, metrics=metrics, database=database, redis=redis, proxies=proxies
     )
-    replay = Replay(deps.journal, ledger, reachable=lambda: redis.connected)
+    replay = Replay(deps.journal, Ledger(redis), reachable=lambda: redis.connected, second_copy=deps.unsettled)
     health = Health()
 
     @contextlib.asynccontextmanager
@@ -172,8 +178,12 @@ def _deps(
     telemetry = Telemetry(metrics, version=__version__)
     telemetry.know(providers=registry.providers, models=offers.listed())
     access_log = AccessLog(settings.log.access)
-    ledger = Ledger(redis)
-    unsettled = Unsettled(ledger, find_known(database), clock=clock)
+    hot = Ledger(redis)
+    journal = LocalJournal(
+        Path(settings.server.data_dir) / JOURNAL_DIR, bytes_max=settings.money.local_journal_bytes_max
+    )
+    ledger = hot if settings.money.when_redis_is_away == "refuse" else _standby(hot, journal, settings, clock)
+    unsettled = Unsettled(hot, find_known(database), clock=clock)
     metrics.on_collect(lambda: _level(telemetry.access_lines_dropped, access_log.dropped))
     return Deps(
         settings=settings,
@@ -183,8 +193,15 @@ def _deps(
         providers=registry.providers,
         client=UpstreamClient(settings.upstream, proxies=proxies),
         ledger=ledger,
+        journal=journal,
         unsettled=unsettled,
-        holds=Holds(ledger, clock=clock, settle_seconds=telemetry.time_redis("settle")),
+        holds=Holds(
+            ledger,
+            clock=clock,
+            settle_seconds=telemetry.time_redis("settle"),
+            journal=journal,
+            second_copy=unsettled,
+        ),
         loader=Loader(database, ledger),
         telemetry=telemetry,
         admit_seconds=telemetry.time_redis("admit"),
@@ -192,6 +209,18 @@ def _deps(
         tasks=TaskGroup(),
         new_id=RequestIds(clock).make,
     )
+
+
+def _standby(hot: Ledger, journal: LocalJournal, settings: Settings, clock: Clock) -> Standby:
+    allowance_nanos = parse_usd(repr(settings.money.local_allowance_usd))
+    return Standby(hot, journal=journal, clock=clock, allowance_nanos=allowance_nanos)
+
+
+def _close_journal(journal: LocalJournal) -> None:
+    try:
+        journal.close()
+    except OSError as error:
+        log.error("the local journal may not be on the disk: %s", error)  # noqa: TRY400  the text says it all
 
 
 def _level(cell: Cell, value: int) -> None:

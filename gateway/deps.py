@@ -11,6 +11,7 @@ from gateway.infra.tasks import TaskGroup
 from gateway.kernel.holds import Holds
 from gateway.kernel.keys import KeyRing
 from gateway.kernel.loader import Loader
+from gateway.kernel.local_journal import LocalJournal
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.unsettled import Unsettled
 from gateway.kernel.verbs import Verbs
@@ -34,6 +35,8 @@ class Deps:
     providers: Mapping[str, Provider]
     client: UpstreamClient
     ledger: Verbs
+    #: Where ends of requests go that Redis can't take.
+    journal: LocalJournal
     unsettled: Unsettled
     holds: Holds
     loader: Loader

@@ -262,6 +262,66 @@ class UpstreamCredentials(UpstreamError):
     code = "upstream_auth"
     should_retry = False
 
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        refused_status: int = 401,
+        back_after_s: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail)
+        #: What the provider answered, and when it said the credential would be good again; not for the caller.
+        self.refused_status = refused_status
+        self.back_after_s = back_after_s
+
+
+class UpstreamRefused(UpstreamError):
+    """The provider refused the request."""
+
+    error_type = "provider_refused"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        status: int = 502,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        body: bytes | None = None,
+        blame: str = "provider",
+        retry_after_s: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, detail=detail)
+        self.status = status
+        #: The provider's own answer, which the caller gets byte for byte; None where no client could read it.
+        self.headers = headers
+        self.body = body
+        #: As in `api.Failure`.
+        self.blame = blame
+        if status < 500:
+            self.type, self.code = "invalid_request_error", "upstream_refused"
+
+
+class UpstreamThrottled(UpstreamRefused):
+    """The provider's rate limit is reached."""
+
+    error_type = "provider_throttled"
+
+
+class RequestRefused(UpstreamRefused):
+    """The provider does not accept the request."""
+
+    source = "caller"
+    error_type = "caller_refused"
+
+
+class ContentRefused(UpstreamRefused):
+    """The provider's content policy refuses the request."""
+
+    source = "policy"
+    error_type = "policy_refused"
+
 
 class UpstreamRedirected(UpstreamError):
     """The provider answered with a redirect, which a gateway does not follow."""
@@ -298,3 +358,6 @@ class StoreUnavailable(GatewayError):
     status = 503
     type = "service_unavailable_error"
     code = "store_unavailable"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 1.0, detail: str | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, detail=detail)

@@ -87,6 +87,12 @@ class Money(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lease_s: Seconds = 60.0
     #: Held for an answer whose caller set no bound.
     output_tokens: Positive = 4096
+    #: Nothing is served, or limits are counted by each worker and money is bounded by an allowance.
+    when_redis_is_away: Literal["refuse", "limit_locally"] = "refuse"
+    #: For "limit_locally": what an account may spend in each worker while Redis is away.
+    local_allowance_usd: Usd = 1.0
+    #: Where requests are kept that ended while Redis was away; of each worker.
+    local_journal_bytes_max: Annotated[int, Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
     #: What the account made at the first start in development is given.
     development_usd: Annotated[float, Meta(ge=0)] = 10.0
 

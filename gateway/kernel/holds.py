@@ -5,24 +5,27 @@ Rules:
   caller afterwards can't overtake it by more than the length of a system call.
 - While a hold is open its lease is renewed, with what was delivered so far; so if this process is killed, a sweep
   elsewhere charges what the last renewal said.
-- An end that Redis did not confirm is sent again until it is: the verbs are idempotent by request id. At most
-  `UNCONFIRMED_MAX` such ends are kept.
+- An end that Redis did not confirm goes into the local journal, from where it is told again until it is: the verbs
+  are idempotent by request id. So does what was delivered of a request whose renewal Redis does not take. An end that
+  can't be written there either is kept in memory, at most `UNCONFIRMED_MAX` of them.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import islice
 from typing import Final
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import GatewayError, StoreUnavailable
 from gateway.exchange import Principal
 from gateway.infra.clock import Clock
 from gateway.infra.metrics import Observations
 from gateway.kernel.ledger import RENEWALS_MAX
+from gateway.kernel.local_journal import Entry, LocalJournal, Verb
 from gateway.kernel.money import Nanos
 from gateway.kernel.record import UsageRecord, encode_record
+from gateway.kernel.replay import SecondCopy
 from gateway.kernel.verbs import Ended, Renewal, Scopes, Sent, Settled, Verbs, Voided
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ Progress = Callable[[], "tuple[Nanos, int, UsageRecord] | None"]
 class Hold:
     """What was taken for one request, until it is given back."""
 
-    __slots__ = ("amount_nanos", "end", "opened_s", "request_id", "scopes")
+    __slots__ = ("amount_nanos", "end", "journaled", "opened_s", "request_id", "scopes")
 
     def __init__(self, request_id: str, scopes: Scopes, amount_nanos: Nanos) -> None:
         self.request_id = request_id
@@ -51,13 +54,25 @@ class Hold:
         self.opened_s = 0.0
         #: How it was ended: cost and tokens (None for a void) and the encoded record.
         self.end: tuple[Nanos | None, int, bytes] | None = None
+        #: The local journal says how far it has come.
+        self.journaled = False
 
 
 class Holds:
     """Opens nothing itself: `reserve` admits and hands the hold in."""
 
-    def __init__(self, ledger: Verbs, *, clock: Clock, settle_seconds: Observations) -> None:
+    def __init__(
+        self,
+        ledger: Verbs,
+        *,
+        clock: Clock,
+        settle_seconds: Observations,
+        journal: LocalJournal,
+        second_copy: SecondCopy | None = None,
+    ) -> None:
         self._ledger = ledger
+        self._journal = journal
+        self._second_copy = second_copy
         self._clock = clock
         self._settle_seconds = settle_seconds
         self._open: dict[Hold, Progress] = {}
@@ -96,15 +111,21 @@ class Holds:
         """End it at no cost; the record is kept for the usage log."""
         self._end(hold, None, 0, encode_record(record))
 
+    def abandon(self, hold: Hold) -> None:
+        """Give back what an admission may have taken whose answer was not heard. Its lease would do so, later."""
+        self._end(hold, None, 0, b"")
+
     async def renew_forever(self) -> None:
         """Keep the leases of open holds, and send unconfirmed ends again."""
         while True:
             await asyncio.sleep(RENEW_S)
             try:
-                await self._renew()
+                await self.renew()
                 await self._confirm()
             except StoreUnavailable as error:
                 log.warning("holds can't be renewed: %s", error.detail or error.message)
+            except GatewayError as error:
+                log.error("holds can't be renewed: %s", error.detail or error.message)  # noqa: TRY400  the text says it
 
     async def close(self, wait_s: float) -> None:
         """Wait until every end is confirmed, at most `wait_s`; for the end of the process, once no request runs."""
@@ -115,7 +136,10 @@ class Holds:
                 while self._unconfirmed:
                     await self._confirm()
         except (StoreUnavailable, TimeoutError):
-            log.error("%d ended requests were not confirmed by Redis", len(self._unconfirmed) + len(self._ending))  # noqa: TRY400
+            for hold in list(self._ending):
+                self._keep(hold)
+            if self._unconfirmed:
+                log.error("%d ended requests were not confirmed by Redis", len(self._unconfirmed))  # noqa: TRY400
 
     def _end(self, hold: Hold, cost: Nanos | None, tokens: int, record: bytes) -> None:
         self._open.pop(hold, None)
@@ -125,6 +149,8 @@ class Holds:
         except StoreUnavailable:
             self._keep(hold)
             return
+        if cost is not None and self._second_copy is not None:
+            self._second_copy.keep(hold.request_id, hold.scopes, cost_nanos=cost, tokens=tokens, record=record)
         self._ending.add(hold)
         sent.when_done(partial(self._ended, hold, self._clock.monotonic()))
 
@@ -148,26 +174,88 @@ class Holds:
         self._keep(hold)
 
     def _keep(self, hold: Hold) -> None:
+        assert hold.end is not None
+        cost, tokens, record = hold.end
+        if record and self._write(hold, "void" if cost is None else "settle", cost or 0, tokens, record):
+            return
         if len(self._unconfirmed) >= UNCONFIRMED_MAX:
             self._unconfirmed.pop(next(iter(self._unconfirmed)))
             self.lost += 1
             log.error("too many unconfirmed requests: the oldest is given up, %d lost so far", self.lost)
         self._unconfirmed[hold.request_id] = hold
 
+    def _write(self, hold: Hold, verb: Verb, cost: Nanos = 0, tokens: int = 0, record: bytes = b"") -> bool:
+        """Whether the local journal has it now."""
+        scopes = hold.scopes
+        keys = (scopes.partition, scopes.account_key, scopes.key_key, scopes.model_key)
+        try:
+            self._journal.append(Entry(verb, hold.request_id, *keys, cost, tokens, record))
+        except StoreUnavailable as error:
+            log.error("request %s can't be journaled: %s", hold.request_id, error.detail)  # noqa: TRY400
+            return False
+        return True
+
     def _confirmed(self, hold: Hold, answer: Settled | Voided | Ended | None) -> None:
         if isinstance(answer, Ended):
             log.warning("request %s had ended already, by %s", hold.request_id, answer.verb)
+        if hold.journaled:
+            self._write(hold, "told")
 
     async def _confirm(self) -> None:
-        for hold in list(islice(self._unconfirmed.values(), RENEWALS_MAX)):
-            answer = await self._send(hold)
-            self._unconfirmed.pop(hold.request_id, None)
-            self._confirmed(hold, answer)
+        while waiting := list(islice(self._unconfirmed.values(), RENEWALS_MAX)):
+            sent = [(hold, self._send(hold)) for hold in waiting]
+            for hold, answer in sent:
+                try:
+                    self._confirmed(hold, await answer)
+                except StoreUnavailable:
+                    raise
+                except GatewayError as error:
+                    log.error("request %s can't be ended: %s", hold.request_id, error.detail)  # noqa: TRY400
+                self._unconfirmed.pop(hold.request_id, None)
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Extend the leases of what is open, and say how far it has come.
+
+        Raises:
+            StoreUnavailable: Redis was not told of all of it; what it was not told stands in the local journal.
+        """
+        failure: StoreUnavailable | None = None
+        sent: list[tuple[list[Hold], list[Renewal], Awaitable[list[str]]]] = []
+        for partition, renewals in self._renewals().items():
+            for start in range(0, len(renewals), RENEWALS_MAX):
+                holds = [hold for hold, _ in renewals[start : start + RENEWALS_MAX]]
+                news = [renewal for _, renewal in renewals[start : start + RENEWALS_MAX]]
+                try:
+                    sent.append((holds, news, self._ledger.renew(partition, news)))
+                except StoreUnavailable as error:
+                    failure = error
+                    self._note(holds, news)
+        for holds, news, answer in sent:
+            try:
+                unknown = set(await answer)
+            except StoreUnavailable as error:
+                failure = error
+                self._note(holds, news)
+            else:
+                if unknown:
+                    self._note(holds, [each for each in news if each.request_id in unknown])
+        if failure is not None:
+            raise failure
+
+    def _note(self, holds: Iterable[Hold], news: Iterable[Renewal]) -> None:
+        """Write down how far requests have come that Redis does not know of."""
+        by_id = {hold.request_id: hold for hold in holds}
+        for renewal in news:
+            hold = by_id[renewal.request_id]
+            # What has ended while we waited has said its last word.
+            if hold in self._open and renewal.record:
+                hold.journaled |= self._write(hold, "progress", renewal.cost_nanos, renewal.tokens, renewal.record)
+
+    def _renewals(self) -> dict[int, list[tuple[Hold, Renewal]]]:
+        """By partition."""
         before_s = self._clock.monotonic() - YOUNG_S
-        by_partition: dict[int, list[Renewal]] = {}
-        for hold, progress in list(self._open.items()):
+        by_partition: dict[int, list[tuple[Hold, Renewal]]] = {}
+        for hold, progress in self._open.items():
             if hold.opened_s > before_s:
                 continue
             news = progress()
@@ -176,7 +264,5 @@ class Holds:
             else:
                 cost, tokens, record = news
                 renewal = Renewal(hold.request_id, cost, tokens, encode_record(record))
-            by_partition.setdefault(hold.scopes.partition, []).append(renewal)
-        for partition, renewals in by_partition.items():
-            for start in range(0, len(renewals), RENEWALS_MAX):
-                await self._ledger.renew(partition, renewals[start : start + RENEWALS_MAX])
+            by_partition.setdefault(hold.scopes.partition, []).append((hold, renewal))
+        return by_partition

@@ -51,11 +51,25 @@ def name_scopes(*, partitions: int, account_id: int, key_id: str, model: str | N
     """The names in Redis; `model` only where that model has limits of its own within the account."""
     partition = account_id % partitions
     tag = f"{{p{partition}}}:"
+    return restore_scopes(
+        partition,
+        name_account(partition, account_id),
+        f"{tag}k:{key_id}".encode(),
+        None if model is None else f"{tag}m:{account_id}:{model}".encode(errors="replace"),
+        limits=limits,
+    )
+
+
+def restore_scopes(
+    partition: int, account_key: bytes, key_key: bytes, model_key: bytes | None, *, limits: bytes = b""
+) -> Scopes:
+    """Scopes from their names. Limits are needed to admit; what ends a request finds them in the hold."""
+    tag = f"{{p{partition}}}:"
     return Scopes(
         partition=partition,
-        account_key=name_account(partition, account_id),
-        key_key=f"{tag}k:{key_id}".encode(),
-        model_key=None if model is None else f"{tag}m:{account_id}:{model}".encode(errors="replace"),
+        account_key=account_key,
+        key_key=key_key,
+        model_key=model_key,
         hold_prefix=f"{tag}h:".encode(),
         leases_key=f"{tag}leases".encode(),
         progress_key=f"{tag}progress".encode(),

@@ -10,6 +10,7 @@ Rules:
 """
 
 import math
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -21,7 +22,7 @@ from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.money import Nanos, cost_nanos, hold_nanos
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
-from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
+from gateway.kernel.verbs import Admission, Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
 from gateway.wire.ratelimit import format_duration
 from gateway.wire.usage import Usage
 
@@ -43,13 +44,14 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     scopes = deps.holds.scopes(principal)
     amount = max((_worst_case(x, number) for number in range(len(x.offers))), default=0)
     tokens = x.input_tokens + x.output_tokens
+    hold = Hold(x.id, scopes, amount)
     started = deps.clock.monotonic()
-    admission = await deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens)
+    admission = await _heard(deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens), hold, deps)
     for _ in range(LOADS_MAX):
         if not isinstance(admission, NotLoaded):
             break
         await deps.loader.ensure_loaded(principal.account_id, key_id=principal.key_id)
-        admission = await deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens)
+        admission = await _heard(deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens), hold, deps)
     deps.admit_seconds.observe(deps.clock.monotonic() - started)
     if not isinstance(admission, Admitted):
         deps.telemetry.count_decision(type(admission).__name__.lower(), "refused")
@@ -59,7 +61,7 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.reply_headers += rate_headers(admission.rates)
     deps.telemetry.credit_held[0] += amount
 
-    settlement = _Settlement(x, deps, Hold(x.id, scopes, amount))
+    settlement = _Settlement(x, deps, hold)
     x.on_whole = settlement.settle
     deps.holds.add(settlement.hold, settlement.progress)
     try:
@@ -68,6 +70,15 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         settlement.settle()
         # A request must not wait for the collector of cycles.
         x.on_whole = None
+
+
+async def _heard(sent: Awaitable[Admission], hold: Hold, deps: Deps) -> Admission:
+    """The answer to an admission. Where it does not come, whatever was taken is given back."""
+    try:
+        return await sent
+    except BaseException:
+        deps.holds.abandon(hold)
+        raise
 
 
 class _Settlement:

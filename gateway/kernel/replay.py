@@ -1,0 +1,179 @@
+"""The replay: tells Redis what stands in local journals, those of this process and those that dead ones left.
+
+Rules:
+- Every verb is known by its request id, so what is told twice counts once: Redis remembers for two minutes, the books
+  for ever (and what Redis has charged twice is then mended from them).
+- A file is removed when all of it was told, and every charge in it was handed to the second copy. One with damage in
+  it is kept beside, under another name, for people to look at.
+- What only says how far a request had come is charged when its process is dead and said no more. The files of this
+  process are never read so: its requests end by themselves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from gateway.errors import GatewayError, StoreUnavailable
+from gateway.kernel.local_journal import SYNC_S, Entry, Gap, JournalFile, LocalJournal, find_left
+from gateway.kernel.money import Nanos
+from gateway.kernel.verbs import Ended, Scopes, Sent, Settled, Verbs, Voided
+
+log = logging.getLogger(__name__)
+
+#: How often Redis is told of what this process wrote, and in how many such rounds once it looks for what others left.
+REPLAY_EVERY_S: Final = 1.0
+LEFT_EVERY: Final = 5
+#: Entries on their way to Redis at a time.
+BATCH: Final = 200
+
+
+class SecondCopy(Protocol):
+    """Keeps settled records until PostgreSQL has them; see `unsettled.py`."""
+
+    def keep(self, request_id: str, scopes: Scopes, *, cost_nanos: Nanos, tokens: int, record: bytes) -> None: ...
+
+
+class Replay:
+    """Of one worker. `ledger` is the one in Redis, `reachable` says whether it is worth a try."""
+
+    def __init__(
+        self,
+        journal: LocalJournal,
+        ledger: Verbs,
+        *,
+        reachable: Callable[[], bool],
+        second_copy: SecondCopy | None = None,
+    ) -> None:
+        self._journal = journal
+        self._ledger = ledger
+        self._reachable = reachable
+        self._second_copy = second_copy
+        #: Files that nobody writes to any more, and whether this process wrote them.
+        self._files: list[tuple[JournalFile, bool]] = []
+
+    async def replay_forever(self) -> None:
+        """Tell Redis what there is to tell, as soon as it can be told."""
+        rounds = 0
+        while True:
+            try:
+                await self.replay_once(left=rounds % LEFT_EVERY == 0)
+            except StoreUnavailable as error:
+                log.info("local journals wait for Redis: %s", error.detail)
+            except OSError as error:
+                log.error("local journals can't be read: %s", error)  # noqa: TRY400  it will be tried again
+            rounds += 1
+            await asyncio.sleep(REPLAY_EVERY_S)
+
+    async def sync_forever(self) -> None:
+        """Bring the journal to the disk, soon after each entry."""
+        while True:
+            await asyncio.sleep(SYNC_S)
+            try:
+                await self._journal.sync()
+            except OSError as error:
+                log.error("the local journal can't be synced: %s", error)  # noqa: TRY400  it will be tried again
+
+    async def replay_once(self, *, left: bool = True) -> int:
+        """Tell Redis what stands in our file, and with `left` what stands in those of the dead; how much that was.
+
+        Raises:
+            StoreUnavailable: the rest is told by a later call.
+            OSError: the same.
+        """
+        if not self._reachable():
+            return 0
+        if self._journal.ends and (file := self._journal.seal()) is not None:
+            self._files.append((file, True))
+        if left:
+            self._files += [(file, False) for file in find_left(self._journal.directory)]
+        count = 0
+        while self._files:
+            file, ours = self._files[0]
+            told = await self._tell(file, ours=ours)
+            self._files.pop(0)
+            count += told
+            if ours:
+                self._journal.untold -= told
+        return count
+
+    def close(self) -> None:
+        """Leave what was not told to others."""
+        for file, _ in self._files:
+            file.release()
+        self._files.clear()
+
+    async def _tell(self, file: JournalFile, *, ours: bool) -> int:
+        """Everything in one file, which is gone then."""
+        ends: list[Entry] = []
+        orphans: dict[str, Entry] = {}
+        count = 0
+        sound = True
+        for found in file.read():
+            if isinstance(found, Gap):
+                sound = sound and found.torn
+                log.warning("%s: %d bytes are no entry", file.path.name, found.size_bytes)
+                continue
+            orphans.pop(found.request_id, None)
+            if found.verb == "progress":
+                orphans[found.request_id] = found
+            elif found.verb != "told":
+                ends.append(found)
+            if len(ends) >= BATCH:
+                sound = await self._send(ends) and sound
+                count += len(ends)
+                ends.clear()
+        if not ours:
+            ends += orphans.values()
+        for start in range(0, len(ends), BATCH):
+            sound = await self._send(ends[start : start + BATCH]) and sound
+        count += len(ends)
+        if sound:
+            file.remove()
+        else:
+            log.error("%s is kept for people to look at: not all of it could be told", file.set_aside())
+        if count:
+            log.warning("told Redis of %d requests that had ended while it was away", count)
+        return count
+
+    async def _send(self, entries: Sequence[Entry]) -> bool:
+        """Tell Redis of these, and wait for its answers; False if it refuses one for good."""
+        sent: list[tuple[Entry, Sent[Settled | Voided | Ended]]] = []
+        failure: StoreUnavailable | None = None
+        sound = True
+        for entry in entries:
+            try:
+                sent.append((entry, self._say(entry)))
+            except StoreUnavailable as error:
+                failure = error
+                break
+        for entry, answer in sent:
+            try:
+                self._heard(entry, await answer)
+            except StoreUnavailable as error:
+                failure = error
+            except GatewayError as error:
+                log.error("request %s can't be ended: %s", entry.request_id, error.detail)  # noqa: TRY400
+                sound = False
+        if failure is not None:
+            raise failure
+        return sound
+
+    def _say(self, entry: Entry) -> Sent[Settled | Voided | Ended]:
+        if entry.verb == "void":
+            return self._ledger.void(entry.request_id, entry.scopes, record=entry.record)
+        return self._ledger.settle(
+            entry.request_id, entry.scopes, cost_nanos=entry.cost_nanos, tokens=entry.tokens, record=entry.record
+        )
+
+    def _heard(self, entry: Entry, answer: Settled | Voided | Ended) -> None:
+        if isinstance(answer, Ended):
+            log.warning("request %s had ended already, by %s", entry.request_id, answer.verb)
+        elif self._second_copy is not None and entry.verb != "void":
+            self._second_copy.keep(
+                entry.request_id,
+                entry.scopes,
+                cost_nanos=entry.cost_nanos,
+                tokens=entry.tokens,
+                record=entry.record,
+            )
