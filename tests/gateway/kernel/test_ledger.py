@@ -335,6 +335,16 @@ async def test_a_limit_that_was_lifted_for_a_while_starts_empty(desk: Desk) -> N
     assert admitted(await desk.admit("t", limited, tokens=100))
 
 
+async def test_one_limit_of_several_that_was_lifted_for_a_while_starts_empty(desk: Desk) -> None:
+    minute = Limits(requests_per_minute=9)
+    both = Limits(requests_per_minute=9, requests_per_month=1)
+    await desk.admit("r", desk.scopes(both))
+
+    await desk.admit("s", desk.scopes(minute))
+
+    assert admitted(await desk.admit("t", desk.scopes(both)))
+
+
 # -- tokens: from the estimate to the truth -------------------------------------------------------------------
 
 
@@ -515,6 +525,23 @@ async def test_a_soft_budget_gives_notice_once_in_each_window(desk: Desk) -> Non
     assert await desk.settle("d", scopes, cost_nanos=50) == Settled(50, True, (Notice("account", "day", 150, 160),))
     desk.clock.now_us += DAY_US
     assert await spend("e", 200) == (Notice("account", "day", 100, 200), Notice("account", "day", 150, 200))
+
+
+async def test_a_hard_budget_gives_no_notice(desk: Desk) -> None:
+    await desk.load(10_000)
+    scopes = desk.scopes(Limits(budgets=(Budget("day", 100),)))
+    await desk.admit("r", scopes, hold_nanos=100)
+
+    assert await desk.settle("r", scopes, cost_nanos=100) == Settled(100, held=True)
+
+
+async def test_a_settle_without_a_hold_counts_against_the_budgets(desk: Desk) -> None:
+    await desk.load(10_000)
+    scopes = desk.scopes(key=Limits(budgets=(Budget("day", 100),)))
+    await desk.settle("lost", scopes, cost_nanos=60)
+
+    assert isinstance(await desk.admit("r", scopes, hold_nanos=41), OverBudget)
+    assert admitted(await desk.admit("r", scopes, hold_nanos=40))
 
 
 # -- all or nothing ------------------------------------------------------------------------------------------
