@@ -142,12 +142,13 @@ class Standby:
         try:
             return await self._ledger.load(account_id, snapshot, key_id=key_id, force=force)
         except StoreUnavailable:
+            twin = self._current()
             scopes = self.scopes(account_id=account_id, key_id=key_id, limits=b"")
             if snapshot.balance_nanos > self._allowance_nanos:
                 self._capped.add(scopes.account_key)
                 snapshot = msgspec.structs.replace(snapshot, balance_nanos=self._allowance_nanos)
             # Never by force: that would be another allowance.
-            return await self._current().load(account_id, snapshot, key_id=key_id)
+            return await twin.load(account_id, snapshot, key_id=key_id)
 
     def peek_balance(self, account_id: int) -> Awaitable[Balance | None]:
         return self._ledger.peek_balance(account_id)
