@@ -226,6 +226,7 @@ class Connection(asyncio.Protocol):
             self._unread_bytes = 0
             chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
+            response.last = self._complete
             response.deliver(chunk)
             if self._complete and self._response is response:
                 self._finish(response)

@@ -70,6 +70,7 @@ class UpstreamResponse:
         "complete",
         "fault",
         "head",
+        "last",
         "reused",
         "touched",
         "trailers",
@@ -96,6 +97,9 @@ class UpstreamResponse:
         self.reused = connection.served > 0
         #: Whether the body arrived whole.
         self.complete = False
+        #: True while the last bytes are given to a sink: its `end` follows at once, so that what it writes for both
+        #: can be one write.
+        self.last = False
         #: Set by every read, cleared by every tick.
         self.touched = False
         self._connection: Connection | None = connection
@@ -116,6 +120,7 @@ class UpstreamResponse:
         """Give the body to `sink`: what is already here now, the rest as it arrives."""
         self._sink = sink
         if self._held:
+            self.last = self.complete
             sink.data(self._take())
             if self._sink is not sink:
                 return  # closed from inside `data`

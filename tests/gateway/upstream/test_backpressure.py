@@ -2,7 +2,7 @@
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -14,91 +14,122 @@ from tests.gateway.upstream.bodies import PATIENT, Record, fetch, request, until
 from tests.gateway.upstream.wire import FakeOwner, FakeTransport
 from tests.upstreams import RECEIVE, Peer, ScriptedUpstream, answer, play
 
-SIZE_BYTES = 24 * 1024 * 1024
-#: What sockets hold on both ends of a loopback connection, and both loops' own buffers: far below the body.
-IN_FLIGHT_BYTES_MAX = 12 * 1024 * 1024
+#: What a fast reader gets whole, slowly.
+SIZE_BYTES = 4 * 1024 * 1024
+#: Far more than the kernel holds for a connection, even where its buffers may grow to 32 MiB.
+FLOOD_BYTES = 256 * 1024 * 1024
 
 
 class Flood:
     """A script that sends as fast as it is let, and counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
         self.sent_bytes = 0
-        self.stalled_at = -1
 
     async def __call__(self, peer: Peer) -> None:
         await peer.receive()
-        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % SIZE_BYTES)
-        while self.sent_bytes < SIZE_BYTES:
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % self.size_bytes)
+        while self.sent_bytes < self.size_bytes:
             await peer.send(b"x" * 65536)
             self.sent_bytes += 65536
 
-    async def stalled(self) -> None:
-        """Wait until nothing moves any more."""
-        while self.stalled_at != self.sent_bytes:
-            self.stalled_at = self.sent_bytes
-            await asyncio.sleep(0.1)
+    async def assert_stalls(self) -> None:
+        """Wait until nothing moves any more, which must be before all is sent."""
+        await still(lambda: self.sent_bytes)
+        assert self.sent_bytes < self.size_bytes
+
+
+async def still(count: Callable[[], int]) -> None:
+    """Wait until `count` has begun and stays as it is."""
+    seen = same = 0
+    while same < 3:
+        await asyncio.sleep(0.05)
+        same = same + 1 if count() == seen > 0 else 0
+        seen = count()
 
 
 async def test_a_body_that_nobody_takes_is_not_read(client: UpstreamClient) -> None:
-    flood = Flood()
+    flood = Flood(FLOOD_BYTES)
     async with ScriptedUpstream(flood) as upstream:
         tracemalloc.start()
         response = await client.send(request(upstream.origin), timeouts=PATIENT)
-        await flood.stalled()
+        await flood.assert_stalls()
         held_bytes, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
+        response.close()
 
-        assert flood.sent_bytes < IN_FLIGHT_BYTES_MAX
         assert held_bytes < 4 * HELD_BYTES_MAX
-        assert await response.read(SIZE_BYTES) == b"x" * SIZE_BYTES
+
+
+@pytest.mark.parametrize("how", ["read", "iterate"])
+async def test_a_body_taken_late_is_whole(client: UpstreamClient, how: str) -> None:
+    async with ScriptedUpstream(Flood(SIZE_BYTES)) as upstream:
+        response = await client.send(request(upstream.origin), timeouts=PATIENT)
+        await asyncio.sleep(0.05)
+        if how == "read":
+            body = await response.read(SIZE_BYTES)
+        else:
+            body = b"".join([piece async for piece in response])
+
+        assert body == b"x" * SIZE_BYTES
         assert response.complete
 
 
+class Slow(Record):
+    """Pauses after every chunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.response: UpstreamResponse | None = None
+        self.size_bytes = 0
+
+    def data(self, chunk: bytes) -> None:
+        assert self.response is not None
+        self.size_bytes += len(chunk)
+        self.response.pause()
+        self.fed.set()
+
+
 async def test_a_paused_sink_stops_the_provider(client: UpstreamClient) -> None:
-    class Slow(Record):
-        size_bytes = 0
-
-        def data(self, chunk: bytes) -> None:
-            self.size_bytes += len(chunk)
-            self.fed.set()
-            response.pause()
-
-    flood = Flood()
+    flood = Flood(FLOOD_BYTES)
     async with ScriptedUpstream(flood) as upstream:
-        response = await client.send(request(upstream.origin), timeouts=PATIENT)
         sink = Slow()
-        response.pipe(sink)
+        sink.response = await client.send(request(upstream.origin), timeouts=PATIENT)
+        sink.response.pipe(sink)
+        await flood.assert_stalls()
+        assert 0 < sink.size_bytes <= 2 * HELD_BYTES_MAX
+
+        # One resume is one more read.
+        before_bytes = sink.size_bytes
+        sink.fed.clear()
+        sink.response.resume()
         await sink.fed.wait()
-        await flood.stalled()
-        assert flood.sent_bytes < IN_FLIGHT_BYTES_MAX
-        assert sink.size_bytes <= 2 * HELD_BYTES_MAX
+        assert sink.size_bytes - before_bytes <= 2 * HELD_BYTES_MAX
+        sink.response.close()
 
+
+async def test_a_sink_that_pauses_gets_everything_once(client: UpstreamClient) -> None:
+    async with ScriptedUpstream(Flood(SIZE_BYTES)) as upstream:
+        sink = Slow()
+        sink.response = await client.send(request(upstream.origin), timeouts=PATIENT)
+        sink.response.pipe(sink)
         while not sink.over.is_set():
-            sink.fed.clear()
-            response.resume()
-            waiters = [asyncio.ensure_future(event.wait()) for event in (sink.fed, sink.over)]
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-            for waiter in waiters:
-                waiter.cancel()
+            sink.response.resume()
+            await asyncio.sleep(0.001)
 
-        assert sink.size_bytes == SIZE_BYTES
-        assert sink.ends == 1
+        assert (sink.size_bytes, sink.ends) == (SIZE_BYTES, 1)
 
 
 async def test_a_slow_iterator_stops_the_provider(client: UpstreamClient) -> None:
-    flood = Flood()
+    flood = Flood(FLOOD_BYTES)
     async with ScriptedUpstream(flood) as upstream:
         response = await client.send(request(upstream.origin), timeouts=PATIENT)
         pieces = aiter(response)
-        size_bytes = len(await anext(pieces))
-        await flood.stalled()
-        assert flood.sent_bytes < IN_FLIGHT_BYTES_MAX
-
-        async for piece in pieces:
-            assert len(piece) <= 2 * HELD_BYTES_MAX
-            size_bytes += len(piece)
-        assert size_bytes == SIZE_BYTES
+        assert len(await anext(pieces)) <= 2 * HELD_BYTES_MAX
+        await flood.assert_stalls()
+        assert len(await anext(pieces)) <= 2 * HELD_BYTES_MAX
+        response.close()
 
 
 async def test_a_slow_provider_stops_the_body_that_is_sent(client: UpstreamClient) -> None:
@@ -106,30 +137,38 @@ async def test_a_slow_provider_stops_the_body_that_is_sent(client: UpstreamClien
 
     async def body() -> AsyncIterator[bytes]:
         nonlocal asked_bytes
-        while asked_bytes < SIZE_BYTES:
+        while asked_bytes < FLOOD_BYTES:
             asked_bytes += 65536
+            yield b"x" * 65536
+
+    async def deaf(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    async with ScriptedUpstream(deaf) as upstream:
+        sending = asyncio.ensure_future(client.send(request(upstream.origin, body=body()), timeouts=PATIENT))
+        await still(lambda: asked_bytes)
+
+        assert asked_bytes < FLOOD_BYTES
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_a_body_taken_late_by_the_provider_arrives_whole(client: UpstreamClient) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(SIZE_BYTES // 65536):
             yield b"x" * 65536
 
     async def slow(peer: Peer) -> None:
         peer.writer.transport.pause_reading()
-        await release.wait()
+        await asyncio.sleep(0.1)
         peer.writer.transport.resume_reading()
         await peer.receive()
         await peer.send(answer(b"ok"))
 
-    release = asyncio.Event()
     async with ScriptedUpstream(slow) as upstream:
-        sending = asyncio.ensure_future(
-            fetch(client, request(upstream.origin, body=body(), content_length=SIZE_BYTES))
-        )
-        seen_bytes = -1
-        while seen_bytes != asked_bytes or not seen_bytes:
-            seen_bytes = asked_bytes
-            await asyncio.sleep(0.1)
-        assert asked_bytes < IN_FLIGHT_BYTES_MAX
-
-        release.set()
-        assert await sending == (200, b"ok")
+        sent = request(upstream.origin, body=body(), content_length=SIZE_BYTES)
+        assert await fetch(client, sent) == (200, b"ok")
         assert upstream.requests[0].body == b"x" * SIZE_BYTES
 
 
