@@ -45,7 +45,9 @@ class Downstream(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def end(self) -> None: ...
+    def end(self, data: bytes = b"") -> None:
+        """The response is whole, with `data` as its last bytes."""
+        ...
 
     def abort(self) -> None:
         """Break off so that the caller can't take the response for a whole one."""
@@ -71,7 +73,7 @@ class _Direct(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def end(self) -> None: ...
+    def end(self, data: bytes = b"") -> None: ...
 
     def abort(self) -> None: ...
 
@@ -151,10 +153,10 @@ class SendDownstream:
             if self._source is not None:
                 self._source.pause()
 
-    def end(self) -> None:
+    def end(self, data: bytes = b"") -> None:
         if not self._ended:
             self._ended = True
-            self._put({"type": "http.response.body", "body": b"", "more_body": False})
+            self._put({"type": "http.response.body", "body": data, "more_body": False})
 
     def abort(self) -> None:
         self._ended = self._aborted = True

@@ -133,16 +133,19 @@ class DirectCycle(RequestResponseCycle):
         else:
             self.transport.write(head + data if head else data)
 
-    def end(self) -> None:
-        """The response is whole."""
+    def end(self, data: bytes = b"") -> None:
+        """The response is whole, with `data` as its last bytes."""
         if self.response_complete:
             return
         self.response_complete = True
         self.listener = None
         if not self.disconnected:
-            last = _LAST_CHUNK if self.chunked_encoding and self.scope["method"] != "HEAD" else b""
-            if last or self._head:
-                self.transport.write(self._head + last)
+            if self.scope["method"] == "HEAD":
+                data = b""
+            elif self.chunked_encoding:
+                data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else _LAST_CHUNK
+            if data or self._head:
+                self.transport.write(self._head + data)
                 self._head = b""
             if not self.keep_alive:
                 self.transport.close()

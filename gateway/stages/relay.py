@@ -104,7 +104,7 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
     assert x.call is not None
     assert x.offer is not None
     head = response.head
-    tap = x.tap = deps.providers[x.offer.provider].adapter.tap(x.call, head)
+    x.tap = deps.providers[x.offer.provider].adapter.tap(x.call, head)
     coding = head.header(b"content-encoding")
     inflate = None if coding is None else response_inflater(coding, size_bytes_max=INFLATED_BYTES_MAX)
     content_type = head.header(b"content-type") or b""
@@ -120,9 +120,6 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
         await pipe.ended
     if pipe.error is not None:
         raise pipe.error
-    if x.streaming and not tap.complete:
-        raise UpstreamDisconnected("The provider's stream ended before its answer was complete.")
-    downstream.end()
     await downstream.flushed()
 
 
@@ -213,6 +210,7 @@ class _Pipe:
         "_clock",
         "_downstream",
         "_feed",
+        "_final",
         "_gathered",
         "_gathered_bytes",
         "_inflate",
@@ -245,8 +243,11 @@ class _Pipe:
         #: What waits for the end; None once the head is out.
         self._gathered: list[bytes] | None = []
         self._gathered_bytes = 0
+        #: Bytes that leave with the end.
+        self._final = b""
         if x.streaming:
-            self._commit()
+            self._gathered = None
+            self._begin()
 
     def data(self, chunk: bytes) -> None:
         if self._inflate is not None:
@@ -264,12 +265,20 @@ class _Pipe:
             x.first_byte_s = self._clock.monotonic()
         if self._gathered is None:
             x.bytes_out += len(out)
-            self._write(out)
+            if self._response.last:
+                # `end` follows at once: what both write leaves together.
+                self._final = out
+            else:
+                self._write(out)
             return
         self._gathered.append(out)
         self._gathered_bytes += len(out)
         if self._gathered_bytes > GATHERED_BYTES_MAX:
-            self._commit()
+            body = b"".join(self._gathered)
+            self._gathered = None
+            x.bytes_out += len(body)
+            self._begin()
+            self._write(body)
 
     def end(self) -> None:
         if self._inflate is not None:
@@ -278,39 +287,40 @@ class _Pipe:
             except UpstreamMalformed as error:
                 self.fail(error)
                 return
-        rest = self._tap.end()
         x = self._x
-        cost_nanos = None
-        if x.on_whole is not None and (self._tap.complete or not x.streaming):
-            cost_nanos = x.on_whole()
-        if self._gathered is not None:
-            self._gathered.append(rest)
-            self._commit(cost_nanos, whole=True)
-        elif rest:
+        rest = self._tap.end()
+        if x.streaming and not self._tap.complete:
+            if rest := self._final + rest:
+                x.bytes_out += len(rest) - len(self._final)
+                self._write(rest)
+            self.fail(UpstreamDisconnected("The provider's stream ended before its answer was complete."))
+            return
+        cost_nanos = None if x.on_whole is None else x.on_whole()
+        if self._gathered is None:
             x.bytes_out += len(rest)
-            self._write(rest)
+            self._downstream.end(self._final + rest)
+        else:
+            self._gathered.append(rest)
+            body = b"".join(self._gathered)
+            x.bytes_out += len(body)
+            self._begin(cost_nanos=cost_nanos, length=len(body))
+            self._downstream.end(body)
         self._finish()
 
     def fail(self, error: UpstreamError) -> None:
         self.error = error
         self._finish()
 
-    def _commit(self, cost_nanos: int | None = None, *, whole: bool = False) -> None:
-        """Send the head and what was gathered."""
-        gathered = self._gathered or []
-        self._gathered = None
-        body = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+    def _begin(self, *, cost_nanos: int | None = None, length: int | None = None) -> None:
+        rewritten = self._tap.rewrites or self._inflate is not None
         _begin(
             self._x,
             self._response.head,
             self._downstream,
-            rewritten=self._tap.rewrites or self._inflate is not None,
+            rewritten=rewritten,
             cost_nanos=cost_nanos,
-            length=len(body) if whole else None,
+            length=length,
         )
-        if body:
-            self._x.bytes_out += len(body)
-            self._write(body)
 
     def _finish(self) -> None:
         self.open = False
