@@ -113,6 +113,8 @@ class Settler:
         self._partitions = list(partitions)
         #: As this settler believes; PostgreSQL knows better.
         self._cursors: dict[int, str] = {}
+        #: When the oldest record was settled in Redis that is known to wait.
+        self._oldest_ms: int | None = None
 
     async def settle_once(self) -> Pass:
         """Settle what is in the streams now, at most `PIECE` entries of each.
@@ -125,16 +127,19 @@ class Settler:
             if not self._cursors:
                 await self._read_cursors()
             entries = await self._read_streams(done)
-            self._show_lag(entries)
+            self._oldest_ms = min((_at_ms(entry.id) for entry in entries), default=None)
+            self._show_lag()
             for start in range(0, len(entries), BATCH_MAX):
                 await self._settle(entries[start : start + BATCH_MAX], done)
-            self._show_lag(())
+            self._oldest_ms = None
+            self._show_lag()
         except _Overtaken:
             self._cursors.clear()
             done.more = True
         except BaseException:
             # Whether a commit took effect may be unknown.
             self._cursors.clear()
+            self._show_lag()
             raise
         return done
 
@@ -250,8 +255,8 @@ class Settler:
         except GatewayError as error:
             log.warning("settled, but Redis could not be told: %s", error.detail)
 
-    def _show_lag(self, waiting: Sequence[Entry]) -> None:
-        oldest_ms = min((_at_ms(entry.id) for entry in waiting), default=None)
+    def _show_lag(self) -> None:
+        oldest_ms = self._oldest_ms
         lag_s = 0.0 if oldest_ms is None else max(0.0, self._clock.now() - oldest_ms / 1000)
         self._telemetry.settle_lag.set((), lag_s)
 

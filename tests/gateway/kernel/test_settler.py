@@ -2,10 +2,12 @@ import asyncio
 import random
 
 import msgspec
+import pytest
 
+from gateway.errors import StoreUnavailable
 from gateway.kernel.journal import find_usage, sum_usage
 from gateway.kernel.record import Attempt, encode_record
-from gateway.kernel.settler import BATCH_MAX, PIECE
+from gateway.kernel.settler import BATCH_MAX, PIECE, Settler
 from tests.books import CREDIT, PARTITIONS
 
 
@@ -300,3 +302,29 @@ async def test_long_backlog_is_drained_in_bounded_batches(books):
     assert (first.settled, first.more) == (PIECE, True)
     assert await books.book_nanos(account) == CREDIT - count
     await books.assert_balanced()
+
+
+async def test_lag_grows_while_postgres_is_away(books):
+    account = await books.open_account()
+    await books.serve(account, 1)
+    lag = books.telemetry.settle_lag.cell()
+
+    class Away:
+        """PostgreSQL, but for transactions."""
+
+        session = books.database.session
+
+        def transaction(self):
+            raise StoreUnavailable(detail="away")
+
+    settler = Settler(Away(), books.redis, clock=books.clock, telemetry=books.telemetry, partitions=range(PARTITIONS))
+
+    seen = []
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await settler.settle_once()
+        seen.append(lag[0])
+    await books.drain()
+
+    assert 0 < seen[0] < seen[1]
+    assert lag[0] == 0
