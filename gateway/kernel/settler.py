@@ -48,6 +48,9 @@ BREATH: Final = 100
 CHANNEL: Final = b"gateway:settled"
 START: Final = "0-0"
 
+#: Where nothing is not the same as zero.
+_NULLABLE: Final = frozenset({"first_token_ms", "provider_cost_nanos"})
+
 queries: Final = load_queries(Path(__file__).with_name("settler.sql"))
 
 
@@ -281,12 +284,16 @@ async def ask_all(redis: Commands, commands: Iterable[tuple[bytes | str | int, .
 
 
 def encode_rows(entries: Sequence[Entry]) -> str:
-    """The records as a JSON array for `settle_batch`: one argument, a tenth of the work of forty columns."""
+    """The records as a JSON array for `settle_batch`: one argument, a tenth of the work of forty columns.
+
+    What is zero or empty is left out, which spares PostgreSQL a third of the work of reading it.
+    """
     rows = []
     for number, entry in enumerate(entries):
         record = entry.record
         assert record is not None
-        row = msgspec.structs.asdict(record)
+        fields = msgspec.structs.asdict(record)
+        row = {name: value for name, value in fields.items() if value or (name in _NULLABLE and value is not None)}
         row["n"] = number
         row["made_ms"] = time_ms(record.request_id)
         row["settled_ms"] = _at_ms(entry.id)

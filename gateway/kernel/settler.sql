@@ -47,12 +47,17 @@ with batch as materialized (
         output_mtok_nanos, markup_permille, attempts, tags, settled_at
     )
     select
-        request_id, created_at, account_id, key_id, cost_nanos, hold_nanos, model, provider, upstream_model, dialect,
-        route, status, outcome, error_type, stream, latency_ms, first_token_ms, usage_source, input_tokens,
-        output_tokens, input_cached_tokens, input_cache_write_tokens, input_cache_write_1h_tokens,
-        input_audio_tokens, input_image_tokens, output_reasoning_tokens, output_audio_tokens, output_image_tokens,
-        images, audio_ms, characters, searches, provider_cost_nanos, service_tier, input_mtok_nanos,
-        output_mtok_nanos, markup_permille, attempts, tags, settled_at
+        request_id, created_at, account_id, coalesce(key_id, ''), coalesce(cost_nanos, 0), coalesce(hold_nanos, 0),
+        coalesce(model, ''), coalesce(provider, ''), coalesce(upstream_model, ''), coalesce(dialect, ''),
+        coalesce(route, ''), coalesce(status, 0), coalesce(outcome, ''), coalesce(error_type, ''),
+        coalesce(stream, false), coalesce(latency_ms, 0), first_token_ms, coalesce(usage_source, ''),
+        coalesce(input_tokens, 0), coalesce(output_tokens, 0), coalesce(input_cached_tokens, 0),
+        coalesce(input_cache_write_tokens, 0), coalesce(input_cache_write_1h_tokens, 0),
+        coalesce(input_audio_tokens, 0), coalesce(input_image_tokens, 0), coalesce(output_reasoning_tokens, 0),
+        coalesce(output_audio_tokens, 0), coalesce(output_image_tokens, 0), coalesce(images, 0),
+        coalesce(audio_ms, 0), coalesce(characters, 0), coalesce(searches, 0), provider_cost_nanos, service_tier,
+        coalesce(input_mtok_nanos, 0), coalesce(output_mtok_nanos, 0), coalesce(markup_permille, 0),
+        coalesce(attempts, '[]'), coalesce(tags, '{}'), settled_at
     from batch
     on conflict do nothing
     returning request_id, created_at, account_id, key_id, model, input_tokens, output_tokens, cost_nanos, settled_at

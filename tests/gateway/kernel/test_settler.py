@@ -63,6 +63,23 @@ async def test_every_field_of_a_record_arrives(books):
     assert await find_usage(books.database, "nonsense", key_id="key-1") is None
 
 
+async def test_what_is_left_out_on_the_way_arrives_as_it_was(books):
+    account = await books.open_account()
+    zero = books.record(account, 0, first_token_ms=0, provider_cost_nanos=0, input_tokens=0, output_tokens=0, model="")
+    absent = books.record(account, 0)
+
+    await books.append(account % PARTITIONS, [encode_record(zero), encode_record(absent)])
+    await books.drain()
+
+    rows = await books.database.fetch("select * from usage_records order by request_id")
+    for row, record in zip(rows, (zero, absent), strict=True):
+        kept = msgspec.structs.asdict(record)
+        for name in ("version", "started_ms", "attempts", "tags", "request_id"):
+            kept.pop(name)
+        assert {name: row[name] for name in kept} == kept
+        assert (row["attempts"], row["tags"]) == ("[]", "{}")
+
+
 async def test_free_request_leaves_a_record_and_no_entry(books):
     account = await books.open_account()
     await books.serve(account, 0)
