@@ -10,11 +10,17 @@
 `openai()` is the official asynchronous client, `blocking_openai()` the other one, to be used in a thread
 (`asyncio.to_thread`): the gateway and the scripted provider live in the test's loop. `ask` and `connect` are a client
 without manners, for what no SDK would send; its answers are read by h11, which is strict about framing.
+
+`ServedGateway` is the same from further away: the command, in processes of its own.
 """
 
 import asyncio
 import contextlib
 import itertools
+import os
+import re
+import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -127,6 +133,17 @@ class Connection:
     def abort(self) -> None:
         """Leave without a word."""
         self.writer.transport.abort()
+
+
+async def connect(port: int, *, window_bytes: int | None = None) -> Connection:
+    """A connection to 127.0.0.1; abort it at the end. `window_bytes` is how much the kernel takes in unread."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    if window_bytes is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=2**20)
+    return Connection(reader, writer)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -256,8 +273,7 @@ class RunningGateway:
 
     async def connect(self) -> Connection:
         """A connection to send any bytes on; closed with the gateway."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
-        connection = Connection(reader, writer)
+        connection = await connect(self.port)
         self._stack.callback(connection.abort)
         return connection
 
@@ -306,3 +322,104 @@ class RunningGateway:
         answer = await self.ask(method=b"GET", path=b"/metrics", key="")
         assert answer.status == 200
         return answer.body.decode()
+
+
+#: What must not reach a gateway from the shell that runs the tests.
+_FOREIGN: Final = re.compile(r"GATEWAY_.*|DATABASE_URL|REDIS_URL|.*_API_KEY|.*_PROXY|.*_proxy|PYTHON.*")
+_READY: Final = re.compile(rb"is ready: (http://\S+)")
+
+
+class ServedGateway:
+    """`gateway serve` in processes of its own, for what only those show: memory, workers, logs. Use with `async with`.
+
+    `config` is TOML; providers in it find their key in the variable PROVIDER_KEY.
+    """
+
+    def __init__(self, stores: Stores, config: str, *, workers: int = 1) -> None:
+        self.stores = stores
+        self.url = ""
+        self.key = ""
+        self.key_id = ""
+        #: Everything it wrote to standard error, and to standard output.
+        self.log = bytearray()
+        self.access_log = bytearray()
+        self._workers = workers
+        self._stack = contextlib.AsyncExitStack()
+        self._dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-")))
+        (self._dir / "gateway.toml").write_text(config)
+        self._environ = {name: value for name, value in os.environ.items() if not _FOREIGN.fullmatch(name)} | {  # noqa: TID251
+            "DATABASE_URL": stores.database_dsn,
+            "REDIS_URL": stores.redis_url,
+            "PROVIDER_KEY": PROVIDER_KEY,
+            "GATEWAY__AUTH__PEPPER": PEPPER,
+            "GATEWAY__SERVER__DATA_DIR": str(self._dir / "data"),
+        }
+
+    async def __aenter__(self) -> Self:
+        async with Database(self.stores.database_dsn, pool_size=1, timeout_s=PATIENCE_S) as database:
+            key = await create_key(database, name=f"key {next(_names)}", pepper=PEPPER.encode())
+        self.key, self.key_id = key.text, key.id
+        self._process = await self._spawn("serve", "--port", "0", "--workers", str(self._workers))
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        ready = asyncio.get_running_loop().create_future()
+        self._readers = [
+            asyncio.ensure_future(self._read(self._process.stdout, self.access_log, None)),
+            asyncio.ensure_future(self._read(self._process.stderr, self.log, ready)),
+        ]
+        self._stack.push_async_callback(self.stop)
+        self.url = (await asyncio.wait_for(ready, PATIENCE_S)).decode()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def stop(self) -> int:
+        """Tell it to end, wait until it has; its exit status."""
+        if self._process.returncode is None:
+            self._process.terminate()
+        try:
+            status = await asyncio.wait_for(self._process.wait(), PATIENCE_S)
+        except TimeoutError:
+            self._process.kill()
+            raise
+        await asyncio.gather(*self._readers)
+        return status
+
+    async def command(self, *arguments: str) -> str:
+        """Run `gateway` with these arguments and the same configuration; its standard output."""
+        process = await self._spawn(*arguments)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        assert process.returncode == 0, err.decode()
+        return out.decode()
+
+    async def _spawn(self, *arguments: str) -> asyncio.subprocess.Process:
+        config = str(self._dir / "gateway.toml")
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", *arguments, "--config", config,
+            cwd=self._dir, env=self._environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+    async def _read(
+        self, stream: asyncio.StreamReader, into: bytearray, ready: "asyncio.Future[bytes] | None"
+    ) -> None:
+        while data := await stream.read(65536):
+            into += data
+            if ready is not None and not ready.done() and (found := _READY.search(into)):
+                ready.set_result(found[1])
+        if ready is not None and not ready.done():
+            ready.set_exception(AssertionError(into.decode()))
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def resident_bytes(self) -> int:
+        """Memory of all workers."""
+        parent = self._process.pid
+        pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )

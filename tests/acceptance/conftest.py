@@ -13,7 +13,9 @@ import pytest
 import uvloop
 
 from gateway.infra.embedded import Stores
-from tests.gateways import SERVERS, RunningGateway, ServerKind
+from gateway.secret import Secret
+from gateway.settings import Provider
+from tests.gateways import PROVIDER_KEY, SERVERS, RunningGateway, ServerKind
 from tests.stores import TestStores
 from tests.upstreams import Script, ScriptedUpstream
 
@@ -50,6 +52,11 @@ class Stage:
 
     async def upstream(self, *scripts: Script) -> ScriptedUpstream:
         return await self._stack.enter_async_context(ScriptedUpstream(*scripts))
+
+    def provider(self, upstream: ScriptedUpstream, **options: Any) -> Provider:
+        """What the configuration says of `upstream`."""
+        options = {"adapter": "openai", "base_url": f"{upstream.url}/v1", "api_key": Secret(PROVIDER_KEY)} | options
+        return Provider(**options)
 
     async def gateway(self, *scripts: Script, **options: Any) -> tuple[RunningGateway, ScriptedUpstream]:
         """A gateway in front of one provider that plays `scripts`."""
