@@ -7,6 +7,7 @@ development a key and a first request to paste.
 import argparse
 import logging
 import sys
+import textwrap
 from functools import partial
 
 from gateway import __version__
@@ -14,7 +15,7 @@ from gateway.app import create_app, keep_books
 from gateway.cli.check import load_prices, load_registry
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
-from gateway.config import Loaded, proxy_variables
+from gateway.config import ECHO, Loaded, proxy_variables
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.logs import configure
@@ -26,6 +27,9 @@ from gateway.server import supervisor
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_NAME_WIDTH = 12
+_TEXT_WIDTH = 100
 
 #: Before the first worker runs, nobody waits for an answer.
 _BOOTSTRAP_TIMEOUT_S = 30.0
@@ -76,16 +80,31 @@ class Welcome:
 
     def announce(self, address: str) -> None:
         """Runs once all workers accept connections."""
-        out = self._out
-        providers = ", ".join(name for name, each in self._loaded.settings.providers.items() if each.enabled)
+        out, settings = self._out, self._loaded.settings
+        on = [name for name, each in settings.providers.items() if each.enabled]
+        taken = {each.adapter for each in settings.providers.values()} | set(settings.providers)
+        off = [each.variable for each in self._loaded.known.values() if each.variable and each.name not in taken]
         out.line(f"AI Gateway {__version__} is ready: {out.paint(address, Colour.GREEN)}")
-        out.line(f"  providers: {providers or 'none'}")
-        if self._key is None:
-            return
-        out.line("  A key was made for this new database. It is not shown again:")
-        out.line(f"    {self._key.text}")
-        out.line("  Try it:")
-        out.line(f"    curl {address}/v1/chat/completions -H 'content-type: application/json' \\")
-        out.line(f"      -H 'authorization: Bearer {self._key.text}' \\")
-        out.line("""      -d '{"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}'""")
+        out.line()
+        self._fact("base URL", f"{address}/v1")
+        if self._key is not None:
+            self._fact("key", f"{out.paint(self._key.text, Colour.GREEN)}  (shown this once)")
+        self._fact("more keys", "gateway keys create --name NAME")
+        self._fact("providers", ", ".join(on) or "none")
+        if off:
+            self._fact("turn on by", ", ".join(sorted(off)))
+        out.line()
+        key = "$GATEWAY_KEY" if self._key is None else self._key.text
+        model = ECHO if ECHO in on else next((each for name in on for each in settings.providers[name].models), ECHO)
+        body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+        out.line(f"curl -N {address}/v1/chat/completions -H 'content-type: application/json' \\")
+        out.line(f'  -H "authorization: Bearer {key}" \\')
+        out.line(f"  -d '{body}'")
         self._key = None
+
+    def _fact(self, name: str, text: str) -> None:
+        """A name and what there is to say, in a column."""
+        first, *rest = textwrap.wrap(text, width=_TEXT_WIDTH, break_long_words=False, break_on_hyphens=False)
+        self._out.line(f"  {self._out.paint(name.ljust(_NAME_WIDTH), Colour.DIM)}{first}")
+        for line in rest:
+            self._out.line(" " * (_NAME_WIDTH + 2) + line)
