@@ -16,6 +16,8 @@ from typing import Final
 from starlette.routing import Route
 
 from gateway import __version__
+from gateway.catalogue.prices import Catalogue
+from gateway.catalogue.rows import Pricer
 from gateway.dataplane import V1, DataPlane, Health, Metrics
 from gateway.deps import Deps
 from gateway.errors import StoreUnavailable
@@ -35,17 +37,18 @@ from gateway.kernel.holds import Holds
 from gateway.kernel.key_store import find_key, load_pepper
 from gateway.kernel.keys import CHANNEL, KeyRing
 from gateway.kernel.ledger import Ledger
+from gateway.kernel.limits import COUNTS, Limits
 from gateway.kernel.loader import Loader
 from gateway.kernel.local_journal import LocalJournal
-from gateway.kernel.money import Price, parse_usd
-from gateway.kernel.offers import OfferTable, Pricing
+from gateway.kernel.money import parse_usd
+from gateway.kernel.offers import OfferTable
 from gateway.kernel.replay import Replay
 from gateway.kernel.request_id import RequestIds
 from gateway.kernel.settler import CHANNEL as SETTLED
 from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.registry import Registry
-from gateway.settings import Settings
+from gateway.settings import Plan, Settings
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
 
@@ -59,8 +62,8 @@ BOOKS_TIMEOUT_S: Final = 15.0
 CLOSE_S: Final = 2.0
 #: Of the data directory: what Redis could not be told yet.
 JOURNAL_DIR: Final = "journal"
-#: The adapter whose provider costs nobody anything.
-ECHO: Final = "echo"
+#: How long a change of prices may go unnoticed, where a clock was set.
+REPRICE_S: Final = 60.0
 #: How often a worker hands its counts to the supervisor.
 PUSH_S: Final = 1.0
 
@@ -92,8 +95,16 @@ def create_app(
         stores.database_dsn, pool_size=settings.database.pool_size, timeout_s=settings.database.timeout_s
     )
     redis = Redis(stores.redis_url, timeout_s=settings.redis.timeout_s)
+    pricer = Pricer(settings, Catalogue.open(Path(settings.server.data_dir)))
     deps = _deps(
-        settings, clock=clock, registry=registry, metrics=metrics, database=database, redis=redis, proxies=proxies
+        settings,
+        clock=clock,
+        registry=registry,
+        pricer=pricer,
+        metrics=metrics,
+        database=database,
+        redis=redis,
+        proxies=proxies,
     )
     replay = Replay(deps.journal, Ledger(redis), reachable=lambda: redis.connected, second_copy=deps.unsettled)
     health = Health()
@@ -116,6 +127,7 @@ def create_app(
             deps.tasks.spawn(_follow_keys(redis, deps.keys), name="key notices")
             deps.unsettled.start(redis.subscribe(SETTLED))
             stack.push_async_callback(deps.unsettled.stop)
+            deps.tasks.spawn(_follow_prices(deps, registry, pricer), name="prices")
             deps.tasks.spawn(deps.holds.renew_forever(), name="renew holds")
             deps.tasks.spawn(replay.replay_forever(), name="replay journals")
             deps.tasks.spawn(replay.sync_forever(), name="sync the journal")
@@ -167,14 +179,13 @@ def _deps(
     *,
     clock: Clock,
     registry: Registry,
+    pricer: Pricer,
     metrics: MetricsRegistry,
     database: Database,
     redis: Redis,
     proxies: Mapping[str, str] | None,
 ) -> Deps:
-    offers = OfferTable.of(
-        settings, {name: provider.models for name, provider in registry.providers.items()}, price=_pricing(settings)
-    )
+    offers = _offers(settings, registry, pricer, clock)
     telemetry = Telemetry(metrics, version=__version__)
     telemetry.know(providers=registry.providers, models=offers.listed())
     access_log = AccessLog(settings.log.access)
@@ -188,7 +199,13 @@ def _deps(
     return Deps(
         settings=settings,
         clock=clock,
-        keys=KeyRing(settings.auth, pepper=load_pepper(settings), fetch=partial(find_key, database), clock=clock),
+        keys=KeyRing(
+            settings.auth,
+            pepper=load_pepper(settings),
+            fetch=partial(find_key, database),
+            clock=clock,
+            plans={name: _limits(plan) for name, plan in settings.plans.items()},
+        ),
         offers=offers,
         providers=registry.providers,
         client=UpstreamClient(settings.upstream, proxies=proxies),
@@ -209,6 +226,10 @@ def _deps(
         tasks=TaskGroup(),
         new_id=RequestIds(clock).make,
     )
+
+
+def _limits(plan: Plan) -> Limits:
+    return Limits(**{name: getattr(plan, name) for name in COUNTS})
 
 
 def _standby(hot: Ledger, journal: LocalJournal, settings: Settings, clock: Clock) -> Standby:
@@ -233,23 +254,20 @@ async def _push_metrics(link: Link, metrics: MetricsRegistry) -> None:
         await asyncio.sleep(PUSH_S)
 
 
-def _pricing(settings: Settings) -> Pricing:
-    """Prices as the configuration has them; the echo provider costs nobody anything."""
-    rows = settings.models
-    free_providers = {name for name, provider in settings.providers.items() if provider.adapter == ECHO}
+def _offers(settings: Settings, registry: Registry, pricer: Pricer, clock: Clock) -> OfferTable:
+    """The offers at the prices of this moment."""
+    price = partial(pricer.price, at=clock.now())
+    return OfferTable.of(settings, {name: each.models for name, each in registry.providers.items()}, price=price)
 
-    def price(provider: str, model: str, upstream_model: str) -> tuple[Price | None, bool]:
-        row = rows.get(model) or rows.get("*")
-        if provider in free_providers or (row is not None and row.free):
-            return None, True
-        if row is None or row.input_usd_per_mtok is None:
-            return None, False
-        return Price(
-            input_mtok_nanos=parse_usd(repr(row.input_usd_per_mtok)),
-            output_mtok_nanos=parse_usd(repr(row.output_usd_per_mtok or 0)),
-        ), False
 
-    return price
+async def _follow_prices(deps: Deps, registry: Registry, pricer: Pricer) -> None:
+    """Put a new table in place when a price changes, by its date or its hour."""
+    while True:
+        now_s = deps.clock.now()
+        change_s = pricer.next_change(now_s)
+        await asyncio.sleep(REPRICE_S if change_s is None else min(REPRICE_S, max(0.0, change_s - now_s)))
+        if change_s is not None and deps.clock.now() >= change_s:
+            deps.offers = _offers(deps.settings, registry, pricer, deps.clock)
 
 
 async def _connect(redis: Redis, tasks: TaskGroup) -> None:

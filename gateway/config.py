@@ -4,7 +4,8 @@ Later wins: the defaults in `gateway/settings.py`; providers whose usual variabl
 `DATABASE_URL` and `REDIS_URL` where the file says nothing; `GATEWAY__SECTION__KEY` variables; command-line arguments.
 Rules:
 - The file is `--config`, else `$GATEWAY_CONFIG` (a file, or a directory that holds `gateway.toml`), else
-  `./config/gateway.toml` where there is one. A file that was asked for must exist.
+  `./config/gateway.toml` where there is one. A file that was asked for must exist. A `plans.toml` beside it is read
+  as well: it holds `[plans.*]` and nothing else.
 - Nothing starts on a configuration with a fault in it: `InvalidConfig` names every fault, not only the first.
 - This is the only module that reads the environment, and nothing here writes, connects or prints.
 """
@@ -23,11 +24,12 @@ from gateway.api import KnownProvider
 from gateway.binding import Binder, Given, Origin, Problem, Table, nearest
 from gateway.errors import ConfigError
 from gateway.secret import Secret
-from gateway.settings import PEPPER_BYTES_MIN, Provider, Settings, Timeouts
+from gateway.settings import PEPPER_BYTES_MIN, PLANS, UNLIMITED, Plan, Provider, Settings, Timeouts
 from gateway.toml_positions import KeyPath, Position, join_key, scan, split_key
 
 DEFAULT_FILE = "config/gateway.toml"
 FILE_NAME = "gateway.toml"
+PLANS_NAME = "plans.toml"
 FILE_BYTES_MAX = 8 * 1024 * 1024
 
 _PREFIX = "GATEWAY__"
@@ -109,8 +111,13 @@ def load(
     overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
     known = known or {}
     source = _Source(environ)
+    files = []
     if (file := _find(path, environ)) is not None:
+        files.append(str(file))
         source.read(file)
+        if (plans := file.with_name(PLANS_NAME)) != file and plans.is_file():
+            files.append(str(plans))
+            source.read(plans, only="plans")
     source.variables()
     source.arguments(overrides)
     source.known_providers(known)
@@ -125,7 +132,7 @@ def load(
         raise InvalidConfig(binder.problems)
     return Loaded(
         settings=settings,
-        files=(str(file),) if file else (),
+        files=tuple(files),
         notes=tuple(source.notes),
         warnings=tuple(rules.warnings),
         path=path,
@@ -171,8 +178,8 @@ class _Source:
         self.problems: list[Problem] = []
         self._environ = environ
 
-    def read(self, file: Path) -> None:
-        """Take a TOML file."""
+    def read(self, file: Path, *, only: str = "") -> None:
+        """Take a TOML file; one that may hold `only` that table, or any."""
         try:
             with file.open("rb") as stream:
                 data = stream.read(FILE_BYTES_MAX + 1)
@@ -190,9 +197,23 @@ class _Source:
             raise ConfigError(_syntax(file, text, str(error))) from None
         except RecursionError:
             raise ConfigError(f"{file}: is nested too deeply") from None
-        positions = scan(text)
-        self.positions |= {key: (str(file), position) for key, position in positions.items()}
+        positions = {key: (str(file), position) for key, position in scan(text).items()}
+        if only:
+            values = self._keep_only(only, values, positions)
+        self.positions |= positions
         self._take(self.table, values, (), str(file))
+
+    def _keep_only(
+        self, only: str, values: Mapping[str, object], positions: Mapping[KeyPath, tuple[str, Position]]
+    ) -> dict[str, object]:
+        for name in values:
+            place = positions.get((name,))
+            origin = Origin("file", place[0], place[1].line) if place else None
+            if name != only:
+                self._refuse((name,), f"only [{only}.*] may stand in this file", origin)
+            elif self.table.get(only) is not None:
+                self._refuse((name,), f"the main configuration file has [{only}.*] as well; keep them in one", origin)
+        return {only: values[only]} if only in values and self.table.get(only) is None else {}
 
     def _take(self, table: Table, values: Mapping[str, object], path: KeyPath, file: str) -> None:
         for name, value in values.items():
@@ -229,7 +250,7 @@ class _Source:
             return self._refuse(parts, "no file has a row for this model, and a variable can't make one", origin)
         return (parts[0], names[0] if names else parts[1], *parts[2:])
 
-    def _refuse(self, parts: tuple[str, ...], message: str, origin: Origin) -> tuple[str, ...]:
+    def _refuse(self, parts: tuple[str, ...], message: str, origin: Origin | None) -> tuple[str, ...]:
         self.problems.append(Problem(path=parts, key=join_key(parts), message=message, origin=origin))
         return ()
 
@@ -253,7 +274,8 @@ class _Source:
             provider = known.get(str(row.value) if isinstance(row, Given) else name)
             if provider is not None and isinstance(self.table.get("providers", name), Table):
                 self._known_provider(name, provider)
-                if self._environ.get(provider.variable) and self.table.get("providers", name, "api_key") is None:
+                given = any(self.table.get("providers", name, key) is not None for key in ("api_key", "api_keys"))
+                if self._environ.get(provider.variable) and not given:
                     self._set_key(name, provider)
                     self.notes.append(f"provider {name} takes its key from {provider.variable}")
         for name, provider in known.items():
@@ -295,7 +317,8 @@ class _Rules:
             alone = not any(provider.enabled for provider in providers.values())
             models = ("echo", "echo-*", "*") if alone else ("echo", "echo-*")
             providers[ECHO] = Provider(adapter=ECHO, models=models)
-        return msgspec.structs.replace(bound, providers=providers)
+        plans = {name: self._complete_plan(name, plan) for name, plan in bound.plans.items()}
+        return msgspec.structs.replace(bound, providers=providers, plans=PLANS | plans)
 
     def _inherit(self, name: str, provider: Provider) -> Provider:
         given = self._table.get("providers", name, "timeouts")
@@ -305,12 +328,23 @@ class _Rules:
         timeouts = msgspec.structs.replace(self._bound.upstream.timeouts, **own)
         return msgspec.structs.replace(provider, timeouts=timeouts)
 
+    def _complete_plan(self, name: str, plan: Plan) -> Plan:
+        """A row of a file is the whole plan; variables alone change what we know of it."""
+        given = self._table.get("plans", name)
+        if name not in PLANS or not isinstance(given, Table) or given.origin is None:
+            return plan
+        if given.origin.kind != "environment":
+            return plan
+        return msgspec.structs.replace(PLANS[name], **{key: getattr(plan, key) for key in given.entries})
+
     def check(self, settings: Settings) -> None:
         """Report what no single key can be blamed for in its own right."""
         for name, provider in settings.providers.items():
             self._check_provider(name, provider)
         self._check_references(settings)
         self._check_pepper(settings.auth.pepper)
+        if UNLIMITED in settings.plans:
+            self._fault(("plans", UNLIMITED), "is the name of the plan that has no limits")
         for path, schemes in _STORE_SCHEMES.items():
             self._check_store(path, settings, schemes)
         if settings.server.development:
@@ -365,10 +399,16 @@ class _Rules:
         elif name and not settings.providers[name].enabled:
             self._fault(("default_provider",), "this provider is not enabled")
         for model, row in settings.models.items():
-            for name in row.upstream:
-                if name not in settings.providers:
-                    key = join_key(("models", model, "upstream", name))
-                    self.warnings.append(f"{key}: there is no provider of that name")
+            for table in ("upstream", "weights", "priorities"):
+                for name in getattr(row, table):
+                    if name not in settings.providers:
+                        key = join_key(("models", model, table, name))
+                        self.warnings.append(f"{key}: there is no provider of that name")
+            for chain in ("fallbacks", "context_fallbacks", "policy_fallbacks"):
+                for name in getattr(row, chain):
+                    if not _is_offered(name, settings):
+                        key = join_key(("models", model, chain))
+                        self.warnings.append(f"{key}: no provider serves `{name}`")
 
     def _check_pepper(self, pepper: Secret | None) -> None:
         if pepper is not None and len(pepper.reveal().encode()) < PEPPER_BYTES_MIN:
@@ -394,6 +434,17 @@ class _Rules:
     def _fault(self, path: KeyPath, message: str, suggestion: str = "") -> None:
         node = self._table.get(*(str(part) for part in path))
         self._binder.report(path, message, origin=node.origin if node else None, suggestion=suggestion)
+
+
+def _is_offered(model: str, settings: Settings) -> bool:
+    """Whether some enabled provider lists the model, by its name, an alias or a star."""
+    names = {model, *(name for name, row in settings.models.items() if model in row.aliases)}
+    return any(
+        listed in names or (listed.endswith("*") and any(name.startswith(listed[:-1]) for name in names))
+        for provider in settings.providers.values()
+        if provider.enabled
+        for listed in provider.models
+    )
 
 
 def _order(problem: Problem) -> tuple[bool, str, int]:

@@ -14,10 +14,16 @@ from gateway.secret import Secret
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(gt=0)]
+#: Larger counts could not be kept exactly.
+Limit = Annotated[int, Meta(ge=0, le=10**12)]
 #: US dollars, as a decimal; what is made of it is exact.
 Usd = Annotated[float, Meta(ge=0)]
 Markup = Annotated[float, Meta(gt=0, le=1000)]
 Plane = Literal["all", "data", "control"]
+#: How to choose between the offers of a model; `routing/choose.py` says what each does.
+Strategy = Literal["priority", "least_outstanding", "latency", "cost", "throughput"]
+#: What an offer may be said not to do; `routing/needs.py` says how a request shows that it needs it.
+Capability = Literal["tools", "vision", "audio", "json_schema", "streaming"]
 #: A shorter pepper could be found by trying.
 PEPPER_BYTES_MIN = 16
 
@@ -106,6 +112,21 @@ class Timeouts(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Between two reads of a body.
     idle_s: Seconds = 300.0
     total_s: Seconds = 3600.0
+    #: From the request sent to the first event of a stream that is no comment; 0: `first_byte_s` is all there is.
+    first_token_s: Annotated[float, Meta(ge=0)] = 0.0
+    #: A stream that brings fewer bytes each second than this, over ten seconds, is cut; 0: however slow.
+    bytes_per_s_min: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class ModelTimeouts(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model needs other than its provider's timeouts."""
+
+    connect_s: Seconds | None = None
+    first_byte_s: Seconds | None = None
+    idle_s: Seconds | None = None
+    total_s: Seconds | None = None
+    first_token_s: Annotated[float, Meta(ge=0)] | None = None
+    bytes_per_s_min: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Upstream(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,6 +140,62 @@ class Upstream(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ca_file: str = ""
     #: HTTPS_PROXY, HTTP_PROXY and NO_PROXY are obeyed.
     proxy_from_environment: bool = True
+
+
+class Breaker(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When an offer that fails is left alone."""
+
+    #: Fewer requests than this within the window prove nothing.
+    requests_min: Positive = 10
+    #: Per cent of them that must have failed.
+    failure_percent: Annotated[float, Meta(gt=0, le=100)] = 50.0
+    window_s: Seconds = 20.0
+    #: After this, one request at a time finds out whether it is well again.
+    rest_s: Seconds = 10.0
+
+
+class Retries(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tries beyond the first, while nothing was sent to the caller."""
+
+    #: Tries for one request, the first one among them.
+    attempts_max: Positive = 4
+    #: How often the same offer is asked again, before the next one, where its failure may pass by itself.
+    repeats: Count = 0
+    #: Later than this after the request came, no other try begins.
+    deadline_s: Seconds = 600.0
+    #: The wait before the same offer is asked again: doubled each time, and spread.
+    backoff_s: Seconds = 0.1
+    #: A provider that wants more time than this is not waited for.
+    backoff_most_s: Seconds = 4.0
+    #: The share of all requests that may be tried again, so that retries never make an outage worse.
+    share: Annotated[float, Meta(ge=0, le=10)] = 0.2
+    #: Besides, this many each second, and as many as this saved up.
+    floor_per_s: Annotated[float, Meta(ge=0)] = 10.0
+    burst: Positive = 100
+
+
+class Holdback(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a stream's beginning waits to be seen to be no error, where another offer could be tried."""
+
+    events_max: Positive = 16
+    bytes_max: Positive = 64 * 1024
+    wait_s: Seconds = 10.0
+
+
+class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several offers for one model, and what happens when one fails."""
+
+    #: Send a conversation back to where it was, where a prompt that the provider has kept is cheaper.
+    sticky: bool = True
+    #: How long a provider key is left alone once it was refused.
+    key_refused_s: Seconds = 60.0
+    #: The same for one that was throttled, where the provider does not say for how long.
+    key_throttled_s: Seconds = 5.0
+    #: A comment is written into a stream that is silent for this long, to keep the way to the caller open; 0: none.
+    comment_s: Annotated[float, Meta(ge=0)] = 0.0
+    retries: Retries = Retries()
+    breaker: Breaker = Breaker()
+    holdback: Holdback = Holdback()
 
 
 class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,10 +222,19 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str
     base_url: str = ""
     api_key: Secret | None = None
+    #: Further keys, all used in turn.
+    api_keys: tuple[Secret, ...] = ()
     #: Public model names it serves. A star at the end stands for any ending; `*` alone is every model that no other
     #: provider names.
     models: tuple[str, ...] = ("*",)
     enabled: bool = True
+    #: Where a model has several providers: lower ones are asked first, and equals share the traffic by weight.
+    priority: Count = 0
+    weight: Positive = 1
+    #: Words that models may require and callers ask for: `zdr`, `no-training`, `region:eu`.
+    tags: tuple[str, ...] = ()
+    #: What it can't do, for any model.
+    lacks: tuple[Capability, ...] = ()
     #: What is left out here is as in `upstream.timeouts`.
     timeouts: Timeouts | None = None
     #: What the price catalogue calls it; empty: the catalogue's prices are not those of this provider.
@@ -187,6 +273,90 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     aliases: tuple[str, ...] = ()
     #: The name a provider knows it by, where it differs: provider name to its name.
     upstream: dict[str, str] = {}
+    #: How to choose between its providers.
+    routing: Strategy = "priority"
+    #: Other weights and priorities than the providers have: provider name to number.
+    weights: dict[str, Positive] = {}
+    priorities: dict[str, Count] = {}
+    #: For the `throughput` strategy: what is fast enough.
+    tokens_per_s_wanted: Annotated[float, Meta(ge=0)] = 0.0
+    #: Models to go to when no offer of this one answers, finds the prompt too long, or finds it offensive.
+    fallbacks: tuple[str, ...] = ()
+    context_fallbacks: tuple[str, ...] = ()
+    policy_fallbacks: tuple[str, ...] = ()
+    #: Tags that a provider must have to serve it.
+    require: tuple[str, ...] = ()
+    #: What it can't do, at any provider.
+    lacks: tuple[Capability, ...] = ()
+    #: What is left out here is as the provider has it.
+    timeouts: ModelTimeouts = ModelTimeouts()
+
+
+class Plan(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What accounts of one plan may use; what is left out is not limited."""
+
+    usd_per_month: Usd = 0.0
+    usd_per_year: Usd = 0.0
+    requests_per_minute: Limit | None = None
+    requests_per_hour: Limit | None = None
+    requests_per_day: Limit | None = None
+    #: A month is 30 days here.
+    requests_per_month: Limit | None = None
+    tokens_per_minute: Limit | None = None
+    tokens_per_hour: Limit | None = None
+    tokens_per_day: Limit | None = None
+    tokens_per_month: Limit | None = None
+    #: Requests at once, where that is less than the limit per minute.
+    burst: Limit | None = None
+    #: Requests in flight.
+    concurrency: Limit | None = None
+
+
+#: The plan of accounts that are not limited. It has no row.
+UNLIMITED = "unlimited"
+#: The row that holds for accounts whose plan has none.
+NO_PLAN = "none"
+#: `config/plans.toml` says the same for people, and is where to change it.
+PLANS: dict[str, Plan] = {
+    NO_PLAN: Plan(
+        requests_per_day=100,
+        requests_per_month=1_000,
+        tokens_per_day=10_000,
+        tokens_per_month=100_000,
+    ),
+    "free": Plan(
+        requests_per_day=1_000,
+        requests_per_month=10_000,
+        tokens_per_day=100_000,
+        tokens_per_month=1_000_000,
+        concurrency=5,
+    ),
+    "dev": Plan(
+        usd_per_month=29.0,
+        usd_per_year=290.0,
+        requests_per_day=10_000,
+        requests_per_month=300_000,
+        tokens_per_day=1_000_000,
+        tokens_per_month=10_000_000,
+        concurrency=15,
+    ),
+    "team": Plan(
+        usd_per_month=99.0,
+        usd_per_year=990.0,
+        requests_per_day=50_000,
+        requests_per_month=1_500_000,
+        tokens_per_day=5_000_000,
+        tokens_per_month=50_000_000,
+        concurrency=50,
+    ),
+    "customize": Plan(
+        requests_per_day=1_000_000,
+        requests_per_month=30_000_000,
+        tokens_per_day=100_000_000,
+        tokens_per_month=1_000_000_000,
+        concurrency=100,
+    ),
+}
 
 
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -199,6 +369,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     redis: Redis = Redis()
     money: Money = Money()
     upstream: Upstream = Upstream()
+    routing: Routing = Routing()
     log: Log = Log()
     metrics: Metrics = Metrics()
     #: Serves requests that name no model (and models no provider claims, if it takes `*`).
@@ -207,3 +378,5 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     providers_from_environment: bool = True
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
+    #: By name; those of `PLANS` and what the files say instead or besides.
+    plans: dict[str, Plan] = msgspec.field(default_factory=lambda: dict(PLANS))

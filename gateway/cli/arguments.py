@@ -79,8 +79,8 @@ def parser() -> argparse.ArgumentParser:
 def _keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
     keys = commands.add_parser(
         "keys",
-        help="create, list and revoke the keys that applications call with",
-        description="Create, list and revoke the keys that applications call the gateway with.",
+        help="create, list, limit and revoke the keys that applications call with",
+        description="Create, list, limit and revoke the keys that applications call the gateway with.",
         allow_abbrev=False,
     )
     actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -106,6 +106,28 @@ def _keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", share
         "Revoke a key. Every running gateway refuses it within a second; this can't be undone.",
     )
     revoke.add_argument("key", metavar="ID|NAME", help="its public id or its name, as `keys list` shows them")
+    limits = _command(
+        actions,
+        shared,
+        "limits",
+        "show or change what a key may use",
+        "Show what a key may use, or change it: what is named is changed, everything else stays. Every running "
+        "gateway goes by it within a second. A limit lets its whole number through at once and refills evenly; a "
+        "budget begins anew with each calendar day, week or month (UTC). They hold besides those of the account.",
+    )
+    limits.add_argument("key", metavar="ID|NAME", help="its public id or its name, as `keys list` shows them")
+    for unit in ("requests", "tokens"):
+        for window in ("minute", "hour", "day", "month"):
+            limits.add_argument(f"--{unit}-per-{window}", metavar="N|none", help=f"{unit} in a {window}")
+    limits.add_argument(
+        "--burst", metavar="N|none", help="requests at once, where that is less than those per minute"
+    )
+    limits.add_argument("--concurrency", metavar="N|none", help="requests in flight")
+    for window in ("day", "week", "month", "total"):
+        until = "for good" if window == "total" else f"in a calendar {window}"
+        limits.add_argument(f"--budget-{window}", metavar="USD|none", help=f"dollars it may spend {until}")
+    limits.add_argument("--clear", action="store_true", help="lift all limits first")
+    limits.add_argument("--json", action="store_true", help="print them as JSON, for programs")
 
 
 def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:

@@ -1,18 +1,17 @@
-"""`gateway keys create|list|revoke`: the keys that applications call the gateway with."""
+"""`gateway keys create|list|revoke|limits`: the keys that applications call the gateway with."""
 
 import argparse
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import Self
 
 import msgspec
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from gateway.cli.connecting import with_database
 from gateway.cli.credits import parse_amount
+from gateway.cli.key_limits import limit_key
 from gateway.cli.loading import load_config
+from gateway.cli.notices import Notices, warn_of_lost
 from gateway.cli.table import Colour, Printer
 from gateway.errors import ConfigError
 from gateway.infra.clock import SystemClock
@@ -36,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         "create": _create,
         "list": _list,
         "revoke": _revoke,
+        "limits": limit_key,
     }
     return actions[arguments.action](arguments, settings)
 
@@ -98,7 +98,7 @@ def _list(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _revoke(arguments: argparse.Namespace, settings: Settings) -> int:
     async def revoke(database: Database, stores: Stores) -> tuple[list[str], bool]:
-        async with _Notices(stores.redis_url) as notices:
+        async with Notices(stores.redis_url) as notices:
             return await revoke_key(database, notices, id_or_name=arguments.key), notices.lost
 
     revoked, lost = with_database(settings, revoke)
@@ -106,31 +106,7 @@ def _revoke(arguments: argparse.Namespace, settings: Settings) -> int:
         raise ConfigError("no living key has that id or name; `gateway keys list` shows them all")
     for key_id in revoked:
         print(f"revoked {key_id}")
-    if lost:
-        wait_s = settings.auth.cache_s
-        print(f"gateway: Redis does not answer: running gateways may take {wait_s:g} s to notice", file=sys.stderr)
-        return 1
-    return 0
-
-
-class _Notices:
-    """Tells running gateways. What could not be told is remembered in `lost`: by then the key is revoked."""
-
-    def __init__(self, url: str) -> None:
-        self._client = Redis.from_url(url, socket_timeout=2.0, socket_connect_timeout=2.0)
-        self.lost = False
-
-    async def publish(self, channel: bytes, message: bytes) -> None:
-        try:
-            await self._client.publish(channel, message)
-        except (RedisError, OSError):
-            self.lost = True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+    return warn_of_lost(settings) if lost else 0
 
 
 def _state(key: KeySummary, now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Keys in PostgreSQL: making, listing, revoking, and finding the one a worker asks about.
+"""Keys in PostgreSQL: making, listing, limiting, revoking, and finding the one a worker asks about.
 
 The pepper that the stored digests depend on comes from the configuration, or in development from a file made on first
 use in the data directory. Losing it makes every key unusable; it can't be read back from the database.
@@ -7,6 +7,7 @@ use in the data directory. Losing it makes every key unusable; it can't be read 
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from gateway.errors import CallerError, ConfigError
 from gateway.infra.postgres import Database, load_queries
 from gateway.kernel.journal import credit, find_account
 from gateway.kernel.keys import CHANNEL, KeyRecord, KeySummary, NewKey, mint
+from gateway.kernel.limits import NO_LIMITS, Limits, pack_limits
 from gateway.kernel.money import Nanos
 from gateway.settings import Settings
 
@@ -83,7 +85,7 @@ async def find_key(database: Database, key_id: str) -> KeyRecord | None:
         StoreUnavailable: the database does not answer.
     """
     row = await database.fetch_row(_queries["find_key"], key_id)
-    return None if row is None else msgspec.convert(dict(row), KeyRecord)
+    return None if row is None else msgspec.convert({**row, "limits": _limits(row["limits"])}, KeyRecord)
 
 
 async def create_key(
@@ -123,6 +125,38 @@ async def revoke_key(database: Database, publisher: Publisher, *, id_or_name: st
     for key_id in revoked:
         await publisher.publish(CHANNEL, key_id.encode())
     return revoked
+
+
+async def change_limits(
+    database: Database, publisher: Publisher, *, id_or_name: str, change: Callable[[Limits], Limits]
+) -> tuple[str, Limits] | None:
+    """Change what a key may use, and tell every worker. Its id and what it may use now; None if there is no such key.
+
+    Raises:
+        ConfigError: several keys have that name.
+        ValueError: a limit is out of bounds.
+    """
+    async with database.transaction() as session:
+        rows = await session.fetch(_queries["lock_limits"], id_or_name)
+        if not rows:
+            return None
+        if len(rows) > 1:
+            raise ConfigError("keys of several accounts have that name; give the key's id")
+        key_id: str = rows[0]["id"]
+        before = _limits(rows[0]["limits"])
+        limits = change(before)
+        pack_limits(key=limits)  # refuses what could not be kept
+        if limits != before:
+            text = msgspec.json.encode(limits, order="deterministic").decode()
+            await session.execute(_queries["set_limits"], key_id, None if limits == NO_LIMITS else text)
+    if limits != before:
+        await publisher.publish(CHANNEL, key_id.encode())
+    return key_id, limits
+
+
+def _limits(text: str | None) -> Limits:
+    # asyncpg hands jsonb on as text.
+    return NO_LIMITS if text is None else msgspec.json.decode(text, type=Limits)
 
 
 async def ensure_development_key(database: Database, *, pepper: bytes, credit_nanos: Nanos) -> NewKey | None:

@@ -28,7 +28,8 @@ from gateway.errors import StoreUnavailable, Unauthenticated
 from gateway.exchange import Principal
 from gateway.infra.clock import Clock
 from gateway.kernel.limits import NO_LIMITS, Limits, combine_limits
-from gateway.settings import Auth
+from gateway.kernel.money import Nanos
+from gateway.settings import NO_PLAN, UNLIMITED, Auth
 
 ENVIRONMENTS: Final = ("live", "test", "staging", "dev")
 #: Where a revoked or changed key's public id is published.
@@ -57,10 +58,12 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_s: float | None = None
     #: active, suspended or closed.
     account_status: str = "active"
-    #: The account's plan, by name; empty for none, which limits nothing.
-    plan: str = ""
+    #: The account's plan, by name.
+    plan: str = UNLIMITED
     #: The key's own limits.
     limits: Limits = NO_LIMITS
+    #: How far below zero the account may go.
+    overdraft_nanos: Nanos = 0
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +121,12 @@ class _Entry:
             key_id=record.id,
             account_id=record.account_id,
             environment=record.environment,
-            limits=combine_limits(plan=plan, key=record.limits, live=record.environment == "live"),
+            limits=combine_limits(
+                plan=plan,
+                key=record.limits,
+                live=record.environment == "live",
+                overdraft_nanos=record.overdraft_nanos,
+            ),
         )
 
 
@@ -137,7 +145,9 @@ class KeyRing:
         clock: Clock,
         plans: Mapping[str, Limits] = MappingProxyType({}),
     ) -> None:
-        """`plans` are the limits of each plan, by name; a plan that is not in it limits nothing."""
+        """`plans` are the limits of each plan, by name. One that is not in it has those of `none`; `unlimited` has
+        none.
+        """
         self._plans = plans
         self._settings = settings
         self._pepper = pepper
@@ -247,4 +257,10 @@ class KeyRing:
     async def _read(self, key_id: str) -> _Entry | None:
         asked_s = self._clock.monotonic()
         record = await self._fetch(key_id)
-        return None if record is None else _Entry(record, asked_s, self._plans.get(record.plan, NO_LIMITS))
+        return None if record is None else _Entry(record, asked_s, self._plan(record.plan))
+
+    def _plan(self, name: str) -> Limits:
+        if name == UNLIMITED:
+            return NO_LIMITS
+        found = self._plans.get(name)
+        return self._plans.get(NO_PLAN, NO_LIMITS) if found is None else found

@@ -4,9 +4,10 @@
 select k.id, k.account_id, k.environment, k.digest,
        k.revoked_at is not null as revoked,
        extract(epoch from k.expires_at)::float8 as expires_at_s,
-       a.status as account_status
+       a.status as account_status, a.plan, k.limits, b.overdraft_nanos
 from keys k
 join accounts a on a.id = k.account_id
+join balances b on b.account_id = k.account_id
 where k.id = $1;
 
 -- create_account: a new account, by `gateway keys create` and the first start
@@ -28,6 +29,12 @@ order by created_at desc, id;
 update keys set revoked_at = now()
 where revoked_at is null and (id = $1 or name = $1)
 returning id;
+
+-- lock_limits: what living keys of an id or a name may use, until it is changed, by `change_limits`
+select id, limits from keys where revoked_at is null and (id = $1 or name = $1) for no key update;
+
+-- set_limits: what a key may use; null is all that its account may, by `change_limits`
+update keys set limits = $2 where id = $1;
 
 -- any_key: whether a key was ever made, so that the first start is known as such
 select exists (select from keys);

@@ -58,7 +58,7 @@ class Budget(msgspec.Struct, frozen=True):
     hard: bool = True
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The limits of one scope; the default has none."""
 
     requests_per_minute: int | None = None
@@ -76,7 +76,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     budgets: tuple[Budget, ...] = ()
 
 
-_COUNTS: Final = tuple(name for name in Limits.__struct_fields__ if name != "budgets")
+#: The fields that are counts.
+COUNTS: Final = tuple(name for name in Limits.__struct_fields__ if name != "budgets")
 NO_LIMITS: Final = Limits()
 
 
@@ -137,7 +138,7 @@ def pack_limits(
 
 
 def _counts(limits: Limits) -> Iterable[tuple[str, int | None]]:
-    return [(name, getattr(limits, name)) for name in _COUNTS]
+    return [(name, getattr(limits, name)) for name in COUNTS]
 
 
 def _pack_scope(limits: Limits, packed: list[int]) -> None:
