@@ -28,6 +28,8 @@ REFERENCE_BYTES_MAX = 64 * 1024
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAMES_SHOWN_MAX = 16
+#: What a list of secrets is before they are hidden.
+_TEXTS: Any = tuple[typing.Annotated[str, msgspec.Meta(min_length=1)], ...]
 _BAD: Any = object()  # stands for a value of any type that could not be made
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -305,6 +307,8 @@ def _convert(value: object, wanted: Any, *, text: bool) -> object:
     if text and get_origin(wanted) is tuple and isinstance(value, str):
         value = _split(value)
     try:
+        if get_origin(wanted) is tuple and get_args(wanted)[0] is Secret:
+            return tuple(Secret(item) for item in msgspec.convert(value, _TEXTS))
         made = msgspec.convert(value, wanted, strict=not text)
     except msgspec.ValidationError as error:
         item = re.search(r"\$\[(\d+)]", str(error))

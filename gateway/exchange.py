@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gateway.downstream import Downstream
     from gateway.errors import GatewayError
     from gateway.kernel.money import Price
+    from gateway.routing.holdback import Holdback
+    from gateway.routing.menu import Menu
+    from gateway.settings import Timeouts
 
 Headers = list[tuple[bytes, bytes]]
 # The ASGI specification types these as plain dictionaries.
@@ -71,6 +74,19 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     upstream_model: str
     price: "Price | None" = None
     free: bool = False
+    #: Lower ones are asked first; among equals, traffic is shared by weight.
+    priority: int = 0
+    weight: int = 1
+    #: What an operator says of the provider, `region:eu` or `zdr` for example.
+    tags: tuple[str, ...] = ()
+    #: What it can't do: see `routing/needs.py`.
+    lacks: tuple[str, ...] = ()
+    #: What it takes in; None where nobody knows.
+    context_tokens: int | None = None
+    #: Where the model has timeouts of its own.
+    timeouts: "Timeouts | None" = None
+    #: False where the provider is known to refuse a stream that is asked for its usage.
+    ask_usage: bool = True
 
 
 class Exchange(msgspec.Struct, eq=False, weakref=False):
@@ -95,8 +111,10 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     # receive
     call: Call | None = None
     # admit
-    #: The offers that can serve it, best first.
+    #: The offers that may serve it, those of fallback models among them: the hold must cover each.
     offers: tuple[Offer, ...] = ()
+    #: The same, as routing chooses between them.
+    menu: "Menu | None" = None
     #: Estimated; what the provider reports corrects it.
     input_tokens: int = 0
     #: The most that the answer may have.
@@ -108,7 +126,13 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     usage: Usage | None = None
     cost_nanos: int = 0
     # route
+    #: The offer being tried, and the number of the provider's key.
     offer: Offer | None = None
+    key: int = 0
+    #: Where another offer could still be tried: judges the beginning of a stream before any of it is sent.
+    holdback: "Holdback | None" = None
+    #: Called when the first byte of a successful answer is here.
+    on_begun: Callable[[], None] | None = None
     #: What became of each try at a provider, in order: (provider, outcome).
     attempts: list[tuple[str, str]] = []
     # relay

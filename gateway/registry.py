@@ -8,8 +8,8 @@ Rules:
   library would hand out either of them without a word.
 - Only what the configuration enables is imported.
 - An adapter states the API version it was written for; another one is refused, never tried.
-- An instance belongs to one provider. Nothing is shared between two of them, nor between two registries, so that a
-  reload can start the new one before it stops the old.
+- An instance belongs to one key of one provider. Nothing is shared between two of them, nor between two registries,
+  so that a reload can start the new one before it stops the old.
 
 No adapter is called here on behalf of a request.
 """
@@ -22,6 +22,7 @@ from importlib import metadata
 from importlib.metadata import EntryPoint
 
 from gateway.api import API_VERSION, Adapter, ConfigError, Dialect, Known, KnownProvider, Lifecycle, ProviderConfig
+from gateway.secret import Secret
 from gateway.settings import Provider as ProviderSettings
 from gateway.settings import Settings, Timeouts
 
@@ -46,10 +47,16 @@ class Provider:
     """A configured provider: its adapter's instance, and what routing and the client need to know."""
 
     name: str
-    adapter: Adapter
+    #: One instance for each of its keys; alike but for the key.
+    adapters: tuple[Adapter, ...]
     timeouts: Timeouts
     #: Public model names; `*` is every model that no other provider names.
     models: tuple[str, ...]
+
+    @property
+    def adapter(self) -> Adapter:
+        """For what is the same with any key."""
+        return self.adapters[0]
 
 
 class Registry:
@@ -80,7 +87,10 @@ class Registry:
                 classes[provider.adapter] = load_adapter(entry_point)
             providers[name] = Provider(
                 name=name,
-                adapter=_configured(name, provider, classes[provider.adapter], entry_point),
+                adapters=tuple(
+                    _configured(name, provider, key, classes[provider.adapter], entry_point)
+                    for key in _keys_of(provider)
+                ),
                 timeouts=provider.timeouts or settings.upstream.timeouts,
                 models=provider.models,
             )
@@ -90,13 +100,14 @@ class Registry:
         """Start the adapters that have a life of their own; if one can't, those already started are stopped."""
         async with AsyncExitStack() as stack:
             for provider in self.providers.values():
-                if isinstance(provider.adapter, Lifecycle):
-                    try:
-                        await provider.adapter.start()
-                    except BaseException as error:
-                        error.add_note(f"while starting provider {provider.name}")
-                        raise
-                    stack.push_async_callback(provider.adapter.stop)
+                for adapter in provider.adapters:
+                    if isinstance(adapter, Lifecycle):
+                        try:
+                            await adapter.start()
+                        except BaseException as error:
+                            error.add_note(f"while starting provider {provider.name}")
+                            raise
+                        stack.push_async_callback(adapter.stop)
             self._running = stack.pop_all()
 
     async def stop(self) -> None:
@@ -188,16 +199,24 @@ def known_providers(*, entry_points: Discover = installed) -> dict[str, KnownPro
     return known
 
 
+def _keys_of(provider: ProviderSettings) -> tuple[Secret | None, ...]:
+    """All keys, the plain one first; a provider without any has one that is None."""
+    first = () if provider.api_key is None else (provider.api_key,)
+    return (*first, *provider.api_keys) or (None,)
+
+
 def _configured(
-    name: str, provider: ProviderSettings, adapter_class: type[Adapter], entry_point: EntryPoint
+    name: str,
+    provider: ProviderSettings,
+    secret: Secret | None,
+    adapter_class: type[Adapter],
+    entry_point: EntryPoint,
 ) -> Adapter:
-    """An instance for this provider alone."""
+    """An instance for this provider and this key alone."""
     try:
         adapter = adapter_class()
         adapter.configure(
-            ProviderConfig(
-                name=name, base_url=provider.base_url or None, api_key=provider.api_key, extra=provider.extra
-            )
+            ProviderConfig(name=name, base_url=provider.base_url or None, api_key=secret, extra=provider.extra)
         )
     except ConfigError as error:
         key = f"providers.{name}.{error.param}" if error.param else f"providers.{name}"

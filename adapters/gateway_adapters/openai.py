@@ -99,7 +99,7 @@ class OpenAI:
                 renamed = rewrite_form if _is_form(call.headers) else rewrite
                 body = renamed(body, call.peek, model=model)
         else:
-            asks = self._asks_for_usage(call)
+            asks = offer.ask_usage and self._asks_for_usage(call)
             drop = self._drop_with_stream_options if dialect in self._refuses else self._drop
             if asks or drop or self._rename or model != call.peek.model:
                 body = rewrite(

@@ -7,14 +7,18 @@ The most exact listing wins: a name, then the longest prefix, then `*`; among eq
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from gateway.exchange import Offer
 from gateway.kernel.money import Price
-from gateway.settings import Model, Settings
+from gateway.settings import Model, ModelTimeouts, Provider, Settings, Timeouts
 
 #: How many names that only a wildcard matches are remembered; callers choose these names.
 REMEMBERED_MAX: Final = 4096
 
 _NO_MODEL: Final = Model()
+_NO_PROVIDER: Final = Provider(adapter="")
+_TIMEOUTS: Final = Timeouts()
 
 #: (provider, public model, the provider's name for it) to its price, if any is known, and whether it is free.
 Pricing = Callable[[str, str, str], tuple[Price | None, bool]]
@@ -30,8 +34,15 @@ class OfferTable:
         models: Mapping[str, Model],
         price: Pricing,
         default: str = "",
+        rows: Mapping[str, Provider] | None = None,
+        timeouts: Timeouts = _TIMEOUTS,
     ) -> None:
-        """`providers` maps each provider in use to the model names it lists; `default` takes requests without one."""
+        """`providers` maps each provider in use to the model names it lists; `default` takes requests without one.
+
+        `rows` are the providers as configured, `timeouts` what holds for those that have none of their own.
+        """
+        self._rows = rows or {}
+        self._timeouts = timeouts
         self._models = models
         self._price = price
         self._default = default
@@ -57,7 +68,14 @@ class OfferTable:
         default = settings.default_provider
         if not default and len(providers) == 1:
             default = next(iter(providers))
-        return cls(providers, models=settings.models, price=price, default=default)
+        return cls(
+            providers,
+            models=settings.models,
+            price=price,
+            default=default,
+            rows=settings.providers,
+            timeouts=settings.upstream.timeouts,
+        )
 
     def find(self, model: str) -> tuple[Offer, ...]:
         """The offers for a model as a caller named it, best first; empty if there is none."""
@@ -95,6 +113,28 @@ class OfferTable:
         return tuple(self._offer(model, provider) for prefix, provider in matching if len(prefix) == longest)
 
     def _offer(self, model: str, provider: str) -> Offer:
-        upstream_model = self._models.get(model, _NO_MODEL).upstream.get(provider, model)
+        row = self._models.get(model)
+        upstream_model = model if row is None else row.upstream.get(provider, model)
         price, free = self._price(provider, model, upstream_model)
-        return Offer(model=model, provider=provider, upstream_model=upstream_model, price=price, free=free)
+        # What is no price holds for models without a row of their own, if it stands in the one for all of them.
+        row = row or self._models.get("*") or _NO_MODEL
+        at = self._rows.get(provider, _NO_PROVIDER)
+        return Offer(
+            model=model,
+            provider=provider,
+            upstream_model=upstream_model,
+            price=price,
+            free=free,
+            priority=row.priorities.get(provider, at.priority),
+            weight=row.weights.get(provider, at.weight),
+            tags=at.tags,
+            lacks=tuple(dict.fromkeys((*at.lacks, *row.lacks))),
+            context_tokens=row.context_tokens,
+            timeouts=_laid_over(at.timeouts or self._timeouts, row.timeouts),
+        )
+
+
+def _laid_over(timeouts: Timeouts, own: ModelTimeouts) -> Timeouts | None:
+    """A model's own timeouts over those of its provider; None where it has none."""
+    given = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not None}
+    return msgspec.structs.replace(timeouts, **given) if given else None

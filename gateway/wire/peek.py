@@ -57,14 +57,17 @@ class Peek(msgspec.Struct, frozen=True, kw_only=True):
     empty: bool = False
     #: What the caller asks to be served as, `flex` or `priority` for example; it changes the price.
     service_tier: str | None = None
-    #: True where the body names further models (`models`) that a provider may fall back to by itself.
-    alternatives: bool = False
+    #: Further models and wishes about providers. They are for the gateway: a provider that took them for its own could
+    #: serve another model than the one that was authorised.
+    models_span: Span | None = None
+    provider_span: Span | None = None
 
 
 WATCHED = frozenset(
     {
         "model",
         "models",
+        "provider",
         "stream",
         "stream_options",
         "max_tokens",
@@ -326,7 +329,8 @@ def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek
         end=end,
         empty=empty,
         service_tier=tier,
-        alternatives="models" in spans,
+        models_span=spans.get("models"),
+        provider_span=spans.get("provider"),
     )
 
 

@@ -229,8 +229,9 @@ def test_every_answer_that_is_generated_counts():
 def test_tier_and_further_models_are_reported():
     found = peek(b'{"model":"m","service_tier":"flex","models":["a","b"]}')
 
-    assert (found.service_tier, found.alternatives) == ("flex", True)
-    assert (peek(CHAT).service_tier, peek(CHAT).alternatives) == (None, False)
+    assert found.service_tier == "flex"
+    assert found.models_span is not None
+    assert (peek(CHAT).service_tier, peek(CHAT).models_span, peek(CHAT).provider_span) == (None, None, None)
 
 
 # -- changing ------------------------------------------------------------------------------------------------
