@@ -1,7 +1,7 @@
 """The ledger's work in the background: settling, carrying credit, sweeping, comparing, making room for next months.
 
-Every worker starts it; one of them does it, the holder of a lease in Redis, and another takes over within seconds
-when that one is gone. None of the work depends on being done by one only: see the modules that do it.
+Any number of processes start it; one of them does it, the holder of a lease in Redis, and another takes over within
+seconds when that one is gone. None of the work depends on being done by one only: see the modules that do it.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ FAILED_S_MAX: Final = 10.0
 
 
 class Bookkeeping:
-    """Started by every worker, done by one. `loader` is everyone's."""
+    """Started by many, done by one. Give it a Redis client of its own: what it asks for is large."""
 
     def __init__(
         self,

@@ -65,7 +65,9 @@ async def test_every_field_of_a_record_arrives(books):
 
 async def test_what_is_left_out_on_the_way_arrives_as_it_was(books):
     account = await books.open_account()
-    zero = books.record(account, 0, first_token_ms=0, provider_cost_nanos=0, input_tokens=0, output_tokens=0, model="")
+    zero = books.record(
+        account, 0, first_token_ms=0, provider_cost_nanos=0, input_tokens=0, output_tokens=0, model=""
+    )
     absent = books.record(account, 0)
 
     await books.append(account % PARTITIONS, [encode_record(zero), encode_record(absent)])
@@ -345,3 +347,31 @@ async def test_lag_grows_while_postgres_is_away(books):
 
     assert 0 < seen[0] < seen[1]
     assert lag[0] == 0
+
+
+@pytest.mark.slow
+async def test_hundred_thousand_records_are_drained(books):
+    accounts = [await books.open_account(credit_nanos=10**12, name=f"account {number}") for number in range(50)]
+    count, piece = 100_000, 2000
+    for start in range(0, count, piece):
+        chosen = [accounts[number % len(accounts)] for number in range(start, start + piece)]
+        await asyncio.gather(
+            *(
+                books.redis.execute(
+                    "XADD",
+                    f"{{p{account % PARTITIONS}}}:usage",
+                    "*",
+                    "r",
+                    encode_record(books.record(account, 1000 + account)),
+                )
+                for account in chosen
+            )
+        )
+
+    began_s = books.clock.monotonic()
+    await books.drain()
+    took_s = books.clock.monotonic() - began_s
+
+    print(f"{count / took_s:,.0f} records a second")
+    assert await books.database.fetch_value("select count(*) from usage_records") == count
+    await books.assert_balanced()
