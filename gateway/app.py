@@ -218,6 +218,7 @@ def _deps(
             settle_seconds=telemetry.time_redis("settle"),
             journal=journal,
             second_copy=unsettled,
+            lease_ms=round(settings.money.lease_s * 1000),
         ),
         loader=Loader(database, ledger),
         telemetry=telemetry,

@@ -89,8 +89,9 @@ class Redis(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Money(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Holds and charges."""
 
-    #: How long a hold outlives its worker; a sweep then charges what was last known to be delivered.
-    lease_s: Seconds = 60.0
+    #: How long a hold outlives its worker; a sweep then charges what was last known to be delivered. It is renewed
+    #: every second.
+    lease_s: Annotated[float, Meta(ge=5)] = 60.0
     #: Held for an answer whose caller set no bound.
     output_tokens: Positive = 4096
     #: Nothing is served, or limits are counted by each worker and money is bounded by an allowance.

@@ -26,7 +26,7 @@ from gateway.kernel.local_journal import Entry, LocalJournal, Verb
 from gateway.kernel.money import Nanos
 from gateway.kernel.record import UsageRecord, encode_record
 from gateway.kernel.replay import SecondCopy
-from gateway.kernel.verbs import Ended, Renewal, Scopes, Sent, Settled, Verbs, Voided
+from gateway.kernel.verbs import LEASE_MS, Ended, Renewal, Scopes, Sent, Settled, Verbs, Voided
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,11 @@ class Holds:
         settle_seconds: Observations,
         journal: LocalJournal,
         second_copy: SecondCopy | None = None,
+        lease_ms: int = LEASE_MS,
     ) -> None:
         self._ledger = ledger
+        #: For how long a hold is kept whose worker says nothing more.
+        self.lease_ms = lease_ms
         self._journal = journal
         self._second_copy = second_copy
         self._clock = clock
@@ -226,7 +229,7 @@ class Holds:
                 holds = [hold for hold, _ in renewals[start : start + RENEWALS_MAX]]
                 news = [renewal for _, renewal in renewals[start : start + RENEWALS_MAX]]
                 try:
-                    sent.append((holds, news, self._ledger.renew(partition, news)))
+                    sent.append((holds, news, self._ledger.renew(partition, news, lease_ms=self.lease_ms)))
                 except StoreUnavailable as error:
                     failure = error
                     self._note(holds, news)

@@ -10,7 +10,6 @@ Rules:
 """
 
 import math
-from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -46,12 +45,12 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     tokens = x.input_tokens + x.output_tokens
     hold = Hold(x.id, scopes, amount)
     started = deps.clock.monotonic()
-    admission = await _heard(deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens), hold, deps)
+    admission = await _admit(hold, tokens, deps)
     for _ in range(LOADS_MAX):
         if not isinstance(admission, NotLoaded):
             break
         await deps.loader.ensure_loaded(principal.account_id, key_id=principal.key_id)
-        admission = await _heard(deps.ledger.admit(x.id, scopes, hold_nanos=amount, tokens=tokens), hold, deps)
+        admission = await _admit(hold, tokens, deps)
     deps.admit_seconds.observe(deps.clock.monotonic() - started)
     if not isinstance(admission, Admitted):
         deps.telemetry.count_decision(type(admission).__name__.lower(), "refused")
@@ -72,8 +71,11 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         x.on_whole = None
 
 
-async def _heard(sent: Awaitable[Admission], hold: Hold, deps: Deps) -> Admission:
-    """The answer to an admission. Where it does not come, whatever was taken is given back."""
+async def _admit(hold: Hold, tokens: int, deps: Deps) -> Admission:
+    """The answer to an admission. Where it was sent and does not come, whatever was taken is given back."""
+    sent = deps.ledger.admit(
+        hold.request_id, hold.scopes, hold_nanos=hold.amount_nanos, tokens=tokens, lease_ms=deps.holds.lease_ms
+    )
     try:
         return await sent
     except BaseException:
