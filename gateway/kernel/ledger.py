@@ -65,9 +65,9 @@ _SHARED: Final[dict[str, tuple[str, ...]]] = {
     "due": ("common",),
     "fetch": (),
     "credit": ("common",),
-    "load": ("common", "budgets"),
+    "load": ("common", "budgets", "cursor"),
     "balance": (),
-    "audit": ("common",),
+    "audit": ("common", "cursor"),
 }
 
 T = TypeVar("T")

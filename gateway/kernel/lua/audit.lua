@@ -4,10 +4,10 @@
 -- Answers:
 --   {1, loaded (1) or not (0), balance, cseq, sum of costs in the stream, ...}   four numbers for each account
 --   {2}   more entries than that beyond the cursor
---   {4}   the cursor is not in the stream (see load.lua)
+--   {4}   what is beyond the cursor is not all there
 
 local cursor, most = ARGV[1], whole(ARGV[2])
-if cursor ~= '0-0' and #call('XRANGE', KEYS[1], cursor, cursor) == 0 then return { 4 } end
+if not continues(KEYS[1], cursor) then return { 4 } end
 local entries = call('XRANGE', KEYS[1], '(' .. cursor, '+', 'COUNT', most + 1)
 if #entries > most then return { 2 } end
 

@@ -24,21 +24,7 @@ if not (wants_balance or wants_spent or wants_key) then return { 2, tonumber(sto
 if tonumber(stored[2] or 0) > cseq then return { 4, tonumber(stored[2]) } end
 
 local cursor = ARGV[4]
-local ms = string.match(cursor, '^(%d+)-%d+$')
-if not ms then error('LEDGER not a stream id: ' .. tostring(cursor)) end
-
--- Whoever trims the stream keeps the entry at the committed cursor. So if it is not there, then the stream was trimmed
--- beyond our cursor, or it is not the stream that the cursor was in: of a Redis that was emptied, or of a replica that
--- had not heard of that entry. Without a cursor nothing may have been removed yet.
-if cursor ~= '0-0' then
-  if #call('XRANGE', KEYS[2], cursor, cursor) == 0 then return { 4, tonumber(stored[2] or 0) } end
-elseif call('EXISTS', KEYS[2]) == 1 then
-  local info, reply = {}, call('XINFO', 'STREAM', KEYS[2])
-  for i = 1, #reply, 2 do
-    info[reply[i]] = reply[i + 1]
-  end
-  if info['entries-added'] > info['length'] then return { 4, tonumber(stored[2] or 0) } end
-end
+if not continues(KEYS[2], cursor) then return { 4, tonumber(stored[2] or 0) } end
 
 local function count(counters, id, cost)
   local ms = string.match(id, '^(%d+)-')

@@ -99,3 +99,20 @@ async def test_only_the_partition_that_is_asked_for_is_mended(books):
 
     assert mended == 1
     assert [await books.hot_nanos(account) for account in accounts] == [CREDIT - 10, CREDIT + 15]
+
+
+async def test_look_at_a_stream_that_was_trimmed_beyond_its_cursor_is_refused(books):
+    account = await books.open_account()
+    stream = f"{{p{account % PARTITIONS}}}:usage".encode()
+    keys = [stream, account_key(account).encode()]
+    assert await books.reconciler._audit(keys, ("0-0", 10, account)) == [1, 0, 0, 0, 0]
+    await books.serve(account, 10)
+    first = (await books.redis.execute("XRANGE", stream, "-", "+"))[0][0]
+    await books.serve(account, 20)
+    assert (await books.reconciler._audit(keys, (first, 10, account)))[-1] == 20
+    assert await books.reconciler._audit(keys, ("0-0", 1, account)) == [2]
+
+    await books.drain()
+
+    assert await books.reconciler._audit(keys, ("0-0", 10, account)) == [4]
+    assert await books.reconciler._audit(keys, (first, 10, account)) == [4]
