@@ -29,6 +29,9 @@ EXTENSION = "gateway.direct"
 #: A request's line and headers; more is answered with 431.
 HEAD_BYTES_MAX = 64 * 1024
 
+#: Written and not taken by the kernel; beyond it the source of the bytes is paused.
+HIGH_WATER_BYTES = 32 * 1024
+
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -183,6 +186,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self.idle_since_s = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:

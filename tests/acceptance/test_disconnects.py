@@ -267,7 +267,8 @@ async def test_readers_who_do_not_read_cost_little_memory(stage, readers):
         await asyncio.wait_for(upstream.all_closed(), 30)
 
     assert grown_bytes < 150 * 1024 * 1024
-    assert sent_bytes < readers * 2 * 1024 * 1024
+    # The rest is in the kernel's buffers.
+    assert sent_bytes < readers * 16 * 1024 * 1024
     assert b"Traceback" not in gateway.log
 
 
