@@ -1,0 +1,314 @@
+"""What routing chooses from: the offers of one model for one dialect, and where to go when none of them will do.
+
+A `Menu` is made once for each model and dialect that is asked for, from one configuration, and never changes: an
+ordinary request finds it by one look-up. Where a caller has wishes, or an offer has limits, `narrow` makes another
+for that request. Candidates of both share what is remembered of their offers.
+
+Rules:
+- An offer that does not speak the dialect, lacks a tag that its model requires, or has no price, is on no menu.
+- Groups are tried in order. The first are the model's own offers; each fallback model is a group of its own.
+- A fallback is followed once: the fallbacks of a fallback model are not. A model is on a menu once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from gateway.errors import BadRequest, GatewayError, NoOffer, UnknownModel, Unpriced
+from gateway.exchange import Offer
+from gateway.routing.health import Health, OfferHealth
+from gateway.routing.preferences import Preferences, Sort
+from gateway.settings import Model, Strategy
+from gateway.wire.dialects import Dialect
+
+#: Menus kept at hand; callers choose the names that only a wildcard matches.
+MENUS_MAX: Final = 4096
+#: Further models of one request.
+MODELS_MAX: Final = 8
+
+_STRATEGIES: Final[dict[Sort, Strategy]] = {"price": "cost", "throughput": "throughput", "latency": "latency"}
+_USD_NANOS: Final = 1_000_000_000
+_NO_ROW: Final = Model()
+_NO_MODEL: Final = "This path names no model, and the gateway has no default provider for it."
+_NO_ENDPOINT: Final = "No provider of this model has this endpoint."
+
+
+class Candidate:
+    """An offer, and what is remembered of it."""
+
+    __slots__ = ("health", "offer", "priority", "weight")
+
+    def __init__(self, offer: Offer, health: OfferHealth, *, priority: int | None = None) -> None:
+        self.offer = offer
+        self.health = health
+        self.priority = offer.priority if priority is None else priority
+        self.weight = offer.weight
+
+    def __repr__(self) -> str:
+        return f"<Candidate {self.offer.model} at {self.offer.provider}>"
+
+
+class Group:
+    """Candidates of equal right, and how to choose between them."""
+
+    __slots__ = ("candidates", "floor", "levels", "strategy")
+
+    def __init__(self, candidates: tuple[Candidate, ...], *, strategy: Strategy, floor: float = 0.0) -> None:
+        self.candidates = candidates
+        self.strategy = strategy
+        #: Tokens each second that will do, for the throughput strategy.
+        self.floor = floor
+        #: True where priorities differ.
+        self.levels = len({candidate.priority for candidate in candidates}) > 1
+
+
+class Menu:
+    """The groups of one request, and everything on them."""
+
+    __slots__ = ("alone", "context", "limited", "offers", "own", "policy", "sole_try", "spare", "warm")
+
+    def __init__(
+        self,
+        own: Group,
+        *,
+        spare: tuple[Group, ...] = (),
+        context: tuple[Group, ...] = (),
+        policy: tuple[Group, ...] = (),
+        sole_try: bool = False,
+    ) -> None:
+        self.own = own
+        #: Where to go when the own offers fail, find the prompt too long, or find it offensive.
+        self.spare = spare
+        self.context = context
+        self.policy = policy
+        #: True where the caller wants no second provider.
+        self.sole_try = sole_try
+        groups = (own, *spare, *context, *policy)
+        # By identity: a price can't be hashed.
+        offers = {id(candidate.offer): candidate.offer for group in groups for candidate in group.candidates}
+        self.offers = tuple(offers.values())
+        first = own.candidates[0]
+        #: The only candidate with its only key, where there is nothing to choose at all.
+        self.alone = first if len(self.offers) == 1 and len(first.health.provider.keys) == 1 else None
+        #: True where some offer can't do everything.
+        self.limited = any(offer.lacks or offer.context_tokens for offer in self.offers)
+        #: True where coming back to the same offer saves money: a prompt it has kept is cheaper.
+        self.warm = len(own.candidates) > 1 and any(_keeps_prompts(c.offer) for c in own.candidates)
+
+
+def _keeps_prompts(offer: Offer) -> bool:
+    price = offer.price
+    if price is None or price.input_cached_mtok_nanos is None:
+        return False
+    return price.input_cached_mtok_nanos < price.input_mtok_nanos
+
+
+class Menus:
+    """Makes and keeps the menus of one configuration."""
+
+    def __init__(
+        self,
+        *,
+        find: Callable[[str], tuple[Offer, ...]],
+        dialects: Mapping[str, frozenset[Dialect]],
+        models: Mapping[str, Model],
+        health: Health,
+    ) -> None:
+        """`find` gives the offers of a model, `dialects` what each provider speaks, `models` the rows of the file."""
+        self._find = find
+        self._dialects = dialects
+        self._models = models
+        self._health = health
+        self._menus: dict[tuple[str, Dialect], Menu] = {}
+
+    def find(self, model: str, dialect: Dialect) -> Menu:
+        """The menu for a model as a caller named it.
+
+        Raises:
+            UnknownModel: nobody offers it.
+            BadRequest: no model was named and there is no default provider, or no provider of it has this endpoint.
+            Unpriced: no offer has a price, and none is free.
+            NoOffer: no provider has the tags that the model's row requires.
+        """
+        found = self._menus.get((model, dialect))
+        if found is None:
+            found = self._make(model, dialect)
+            if len(self._menus) >= MENUS_MAX:
+                self._menus.clear()
+            self._menus[model, dialect] = found
+        return found
+
+    def combine(self, models: tuple[str, ...], dialect: Dialect) -> Menu:
+        """The menu of the first of `models` that can be had, with the others as its fallbacks, whatever happens.
+
+        Raises:
+            GatewayError: as `find` for the first of them, if none can be had.
+        """
+        menus: list[Menu] = []
+        failure: GatewayError | None = None
+        for model in models[: MODELS_MAX + 1]:
+            try:
+                menus.append(self.find(model, dialect))
+            except (UnknownModel, BadRequest, Unpriced, NoOffer) as error:
+                failure = failure or error
+        if not menus:
+            raise failure or BadRequest("`models` is empty.", param="models")
+        others = tuple(menu.own for menu in menus[1:])
+        return Menu(menus[0].own, spare=others, context=others, policy=others)
+
+    def _make(self, model: str, dialect: Dialect) -> Menu:
+        row = self._row(model)
+        own = self._group(self._served(model, dialect, row), row)
+        return Menu(
+            own,
+            spare=self._chain(model, row.fallbacks, dialect),
+            context=self._chain(model, row.context_fallbacks, dialect),
+            policy=self._chain(model, row.policy_fallbacks, dialect),
+        )
+
+    def _row(self, model: str) -> Model:
+        offers = self._find(model)
+        name = offers[0].model if offers else model
+        return self._models.get(name) or self._models.get("*") or _NO_ROW
+
+    def _served(self, model: str, dialect: Dialect, row: Model) -> tuple[Offer, ...]:
+        offers = self._find(model)
+        if not offers:
+            if model:
+                raise UnknownModel(model)
+            raise BadRequest(
+                "This path names no model, and the gateway has no default provider for it.", param="model"
+            )
+        speaking = [offer for offer in offers if dialect in self._dialects[offer.provider]]
+        if not speaking:
+            raise BadRequest(
+                "No provider of this model has this endpoint.", code="unsupported_endpoint", param="model"
+            )
+        allowed = [offer for offer in speaking if _has_tags(offer, row.require)]
+        if not allowed:
+            raise NoOffer("No provider of this model meets what its operator requires.")
+        charged = tuple(offer for offer in allowed if offer.free or offer.price is not None)
+        if not charged:
+            raise Unpriced
+        return charged
+
+    def _group(self, offers: tuple[Offer, ...], row: Model) -> Group:
+        health = self._health
+        candidates = tuple(Candidate(offer, health.offer(offer.model, offer.provider)) for offer in offers)
+        return Group(candidates, strategy=row.routing, floor=row.tokens_per_s_wanted)
+
+    def _chain(self, model: str, names: tuple[str, ...], dialect: Dialect) -> tuple[Group, ...]:
+        groups: list[Group] = []
+        for name in dict.fromkeys(names):
+            if name == model:
+                continue
+            try:
+                row = self._row(name)
+                groups.append(self._group(self._served(name, dialect, row), row))
+            except (UnknownModel, BadRequest, Unpriced, NoOffer):
+                # The configuration's check tells the operator; the request is served without.
+                continue
+        return tuple(groups)
+
+
+def narrow(menu: Menu, wishes: Preferences, *, needs: frozenset[str], tokens: int) -> Menu:
+    """What is left of a menu for a request that needs something, or whose caller wants something.
+
+    `tokens` is the estimated size of prompt and answer.
+
+    Raises:
+        NoOffer: a wish leaves nothing.
+        BadRequest: no offer can do what the request needs.
+    """
+    own = _wanted(menu.own, wishes)
+    others = () if not wishes.allow_fallbacks else menu.spare
+    spare = _all_wanted(others, wishes)
+    context = _all_wanted(menu.context if wishes.allow_fallbacks else (), wishes)
+    policy = _all_wanted(menu.policy if wishes.allow_fallbacks else (), wishes)
+    if not own:
+        if not spare:
+            raise NoOffer("No provider that may serve this model here matches the request's `provider` wishes.")
+        own, spare = spare[0].candidates, spare[1:]
+    able = _able(own, needs)
+    if not able:
+        spare = tuple(
+            group for group in (_regroup(group, _able(group.candidates, needs)) for group in spare) if group
+        )
+        if not spare:
+            missing = ", ".join(sorted(needs & frozenset(lack for c in own for lack in c.offer.lacks)))
+            raise BadRequest(f"No provider of this model can do what the request needs: {missing}.", param="model")
+        able, spare = spare[0].candidates, spare[1:]
+    fitting = tuple(candidate for candidate in able if _fits(candidate, tokens))
+    if fitting:
+        able = fitting
+    elif context:
+        # Sent as it is, it would only come back as too long.
+        able, context = context[0].candidates, context[1:]
+    strategy = menu.own.strategy if wishes.sort is None else _STRATEGIES[wishes.sort]
+    if wishes.order and not wishes.allow_fallbacks:
+        able = tuple(c for c in able if c.offer.provider in wishes.order) or able
+    return Menu(
+        Group(able, strategy=strategy, floor=0.0 if wishes.sort else menu.own.floor),
+        spare=spare,
+        context=context,
+        policy=policy,
+        sole_try=not wishes.allow_fallbacks and not wishes.order,
+    )
+
+
+def _all_wanted(groups: tuple[Group, ...], wishes: Preferences) -> tuple[Group, ...]:
+    found = (_regroup(group, _wanted(group, wishes)) for group in groups)
+    return tuple(group for group in found if group is not None)
+
+
+def _regroup(group: Group, candidates: tuple[Candidate, ...]) -> Group | None:
+    return Group(candidates, strategy=group.strategy, floor=group.floor) if candidates else None
+
+
+def _wanted(group: Group, wishes: Preferences) -> tuple[Candidate, ...]:
+    """The candidates that a caller's wishes allow, with the order it wants."""
+    found = []
+    for candidate in group.candidates:
+        offer = candidate.offer
+        if wishes.only and offer.provider not in wishes.only:
+            continue
+        if offer.provider in wishes.ignore or not _has_tags(offer, wishes.tags) or not _is_cheap(offer, wishes):
+            continue
+        if wishes.order:
+            # Behind all that were named, the operator's order.
+            named = offer.provider in wishes.order
+            place = wishes.order.index(offer.provider) - len(wishes.order) if named else offer.priority
+            candidate = Candidate(offer, candidate.health, priority=place)  # noqa: PLW2901
+        found.append(candidate)
+    return tuple(found)
+
+
+def _has_tags(offer: Offer, tags: tuple[str, ...]) -> bool:
+    return not tags or all(tag in offer.tags for tag in tags)
+
+
+def _is_cheap(offer: Offer, wishes: Preferences) -> bool:
+    if wishes.max_input_usd is None and wishes.max_output_usd is None:
+        return True
+    if offer.free:
+        return True
+    price = offer.price
+    if price is None:
+        return False
+    # Times the markup: the ceiling is on what the caller pays.
+    asked_in = price.input_mtok_nanos * price.markup_permille
+    asked_out = price.output_mtok_nanos * price.markup_permille
+    unit = _USD_NANOS * 1000
+    return (wishes.max_input_usd is None or asked_in <= wishes.max_input_usd * unit) and (
+        wishes.max_output_usd is None or asked_out <= wishes.max_output_usd * unit
+    )
+
+
+def _able(candidates: tuple[Candidate, ...], needs: frozenset[str]) -> tuple[Candidate, ...]:
+    if not needs:
+        return candidates
+    return tuple(candidate for candidate in candidates if needs.isdisjoint(candidate.offer.lacks))
+
+
+def _fits(candidate: Candidate, tokens: int) -> bool:
+    size = candidate.offer.context_tokens
+    return size is None or tokens <= size
