@@ -33,6 +33,7 @@ from gateway.infra.process import collect_process, measure_loop_lag
 from gateway.infra.redis import Redis
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.bookkeeping import Bookkeeping
+from gateway.kernel.history import History
 from gateway.kernel.holds import Holds
 from gateway.kernel.key_store import find_key, load_pepper
 from gateway.kernel.keys import CHANNEL, KeyRing
@@ -221,6 +222,7 @@ def _deps(
             lease_ms=round(settings.money.lease_s * 1000),
         ),
         loader=Loader(database, ledger),
+        history=History(database, redis),
         telemetry=telemetry,
         admit_seconds=telemetry.time_redis("admit"),
         access_log=access_log,

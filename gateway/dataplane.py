@@ -15,8 +15,9 @@ from starlette.types import Lifespan
 from gateway.deps import Deps, Handler
 from gateway.errors import MethodNotAllowed, UnknownRoute
 from gateway.exchange import Exchange, Headers, Receive, Scope, Send
-from gateway.pipeline import INFERENCE, KNOWN_CALLER, MODELS, OPEN, build
+from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, MODELS, OPEN, build
 from gateway.settings import Cors
+from gateway.wire import paths
 from gateway.wire.dialects import Dialect
 from gateway.wire.paths import Target, resolve
 
@@ -37,6 +38,7 @@ class V1:
         self._cors = CorsPolicy(deps.settings.cors)
         self._inference = build(INFERENCE, deps)
         self._models = build(MODELS, deps)
+        self._generations = build(GENERATIONS, deps)
         self._no_route = build(OPEN, deps, end=_refuse_route)
         self._no_method = build(KNOWN_CALLER, deps, end=_refuse_method)
         self._hot = {path: target for path in _HOT_PATHS if (target := resolve(path)) is not None}
@@ -61,6 +63,8 @@ class V1:
             return self._inference if method == "POST" else self._no_method
         if target.path == _MODELS or target.path.startswith(_MODELS + b"/"):
             return self._models
+        if target.path == paths.GENERATION or target.path.startswith(paths.GENERATIONS):
+            return self._generations
         return self._no_method if method in {"OPTIONS", "HEAD", "TRACE", "CONNECT"} else self._inference
 
 

@@ -8,6 +8,7 @@ from gateway.infra.clock import Clock
 from gateway.infra.logs import AccessLog
 from gateway.infra.metrics import Observations
 from gateway.infra.tasks import TaskGroup
+from gateway.kernel.history import History
 from gateway.kernel.holds import Holds
 from gateway.kernel.keys import KeyRing
 from gateway.kernel.loader import Loader
@@ -40,6 +41,8 @@ class Deps:
     unsettled: Unsettled
     holds: Holds
     loader: Loader
+    #: What became of earlier requests.
+    history: History
     telemetry: Telemetry
     #: How long admission took.
     admit_seconds: Observations

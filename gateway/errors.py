@@ -99,6 +99,14 @@ class UnknownModel(CallerError):
         super().__init__(f"The model `{shown}` does not exist or you do not have access to it.", param="model")
 
 
+class UnknownGeneration(CallerError):
+    """This key made no request of that id, or it is not in the books yet: that takes about a second after its end."""
+
+    error_type = "caller_unknown_generation"
+    status = 404
+    code = "generation_not_found"
+
+
 class UnknownRoute(CallerError):
     """There is nothing at this path."""
 

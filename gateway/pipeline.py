@@ -20,6 +20,7 @@ from gateway.stages.relay import relay
 from gateway.stages.rescue import rescue
 from gateway.stages.reserve import reserve
 from gateway.stages.route import route
+from gateway.stages.show_generation import show_generation
 
 
 class Stage(Protocol):
@@ -44,6 +45,9 @@ KNOWN_CALLER: tuple[Stage, ...] = (observe, rescue, authenticate)
 
 #: `GET /v1/models`: answered from memory.
 MODELS: tuple[Stage, ...] = (*KNOWN_CALLER, list_models)
+
+#: `GET /v1/generations/{id}`: answered from the books, or from what is on its way to them.
+GENERATIONS: tuple[Stage, ...] = (*KNOWN_CALLER, show_generation)
 
 #: What anybody may be told: that there is nothing here.
 OPEN: tuple[Stage, ...] = (observe, rescue)

@@ -105,6 +105,8 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
     assert x.offer is not None
     head = response.head
     x.tap = deps.providers[x.offer.provider].adapter.tap(x.call, head)
+    # Known before the head goes out, which may be after the charge.
+    x.status = head.status
     coding = head.header(b"content-encoding")
     inflate = None if coding is None else response_inflater(coding, size_bytes_max=INFLATED_BYTES_MAX)
     content_type = head.header(b"content-type") or b""

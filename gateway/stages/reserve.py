@@ -61,7 +61,7 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     deps.telemetry.credit_held[0] += amount
 
     settlement = _Settlement(x, deps, hold)
-    x.on_whole = settlement.settle
+    x.on_whole = settlement.settle_whole
     deps.holds.add(settlement.hold, settlement.progress)
     try:
         await call_next(x)
@@ -97,7 +97,13 @@ class _Settlement:
     def settle(self) -> Nanos:
         """Charge for what was delivered so far, or void the hold if nothing was; once. The cost."""
         if self._cost_nanos is None:
-            self._cost_nanos = self._close()
+            self._cost_nanos = self._close("")
+        return self._cost_nanos
+
+    def settle_whole(self) -> Nanos:
+        """The same from within the attempt that has brought the whole answer, and is not in `x.attempts` yet."""
+        if self._cost_nanos is None:
+            self._cost_nanos = self._close("ok")
         return self._cost_nanos
 
     def progress(self) -> tuple[Nanos, int, UsageRecord] | None:
@@ -106,20 +112,21 @@ class _Settlement:
         if usage is None:
             return None
         cost = self._cost(usage)
-        return cost, usage.input_tokens + usage.output_tokens, self._record(usage, cost, "orphaned")
+        return cost, usage.input_tokens + usage.output_tokens, self._record(usage, cost, "orphaned", "orphaned")
 
-    def _close(self) -> Nanos:
+    def _close(self, attempt: str) -> Nanos:
+        """`attempt` is the outcome of the one that still runs, if one does."""
         telemetry, holds = self._deps.telemetry, self._deps.holds
         usage = self._used()
         if usage is None:
             telemetry.credit_voided[0] += self.hold.amount_nanos
-            holds.void(self.hold, self._record(Usage(), 0, _outcome(self._x)))
+            holds.void(self.hold, self._record(Usage(), 0, _outcome(self._x), attempt))
             return 0
         cost = self._cost(usage)
         telemetry.credit_settled[0] += cost
         self._x.usage = usage
         self._x.cost_nanos = cost
-        record = self._record(usage, cost, _outcome(self._x))
+        record = self._record(usage, cost, _outcome(self._x), attempt)
         holds.settle(self.hold, record, tokens=usage.input_tokens + usage.output_tokens)
         return cost
 
@@ -145,13 +152,16 @@ class _Settlement:
             return 0
         return cost_nanos(usage, offer.price)
 
-    def _record(self, usage: Usage, cost: Nanos, outcome: Outcome) -> UsageRecord:
+    def _record(self, usage: Usage, cost: Nanos, outcome: Outcome, attempt: str) -> UsageRecord:
         x, clock = self._x, self._deps.clock
         assert x.principal is not None
         offer = x.offer
         now_s = clock.monotonic()
         age_ms = (now_s - x.started_s) * 1000
         price = offer.price if offer is not None else None
+        attempts = [Attempt(provider, result) for provider, result in x.attempts]
+        if attempt and offer is not None:
+            attempts.append(Attempt(offer.provider, attempt))
         return UsageRecord(
             request_id=x.id,
             account_id=x.principal.account_id,
@@ -190,7 +200,7 @@ class _Settlement:
             input_mtok_nanos=0 if price is None else price.input_mtok_nanos,
             output_mtok_nanos=0 if price is None else price.output_mtok_nanos,
             markup_permille=1000 if price is None else price.markup_permille,
-            attempts=tuple(Attempt(provider, result) for provider, result in x.attempts),
+            attempts=tuple(attempts),
             tags=x.tags,
         )
 

@@ -19,6 +19,10 @@ _DEPLOYMENT = re.compile(rb"/openai/deployments/([^/]+)(/.+)")
 _CLOSED = (b"/organization", b"/dashboard", b"/admin")
 
 _OTHER_LABEL = "/v1/*"
+#: What became of an earlier request, in the gateway's own spelling and in the one that clients know from OpenRouter.
+GENERATIONS = b"/generations/"
+GENERATION = b"/generation"
+_GENERATIONS_LABEL = "/v1/generations/*"
 #: Where the path names the model.
 _LABELS = {Dialect.GEMINI_GENERATE: "/v1/models/*:generateContent"}
 
@@ -58,5 +62,6 @@ def resolve(raw_path: bytes) -> Target | None:
         return None
     dialect = dialect_of(path)
     if dialect is Dialect.OPENAI_OTHER:
-        return Target(dialect, path, _OTHER_LABEL, model)
+        is_generation = path == GENERATION or path.startswith(GENERATIONS)
+        return Target(dialect, path, _GENERATIONS_LABEL if is_generation else _OTHER_LABEL, model)
     return Target(dialect, path, _LABELS.get(dialect) or "/v1" + path.decode("ascii"), model)
