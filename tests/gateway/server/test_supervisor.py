@@ -162,7 +162,7 @@ def test_counts_of_all_workers_are_added_up_and_survive_a_crash(gateway: Gateway
 
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: gateway.log.count("accepts connections") == 4, timeout_s=PATIENCE_S), gateway.log
+    assert wait_until(lambda: gateway.log.count("is ready") == 4, timeout_s=PATIENCE_S), gateway.log
 
     assert total(gateway.get("/metrics")) >= before
 
@@ -173,7 +173,7 @@ def test_crashed_worker_is_replaced(gateway: Gateway) -> None:
     with contextlib.suppress(http.client.HTTPException, ConnectionError):
         gateway.get("/crash")
     gateway.logged("ended with status 9")
-    assert wait_until(lambda: gateway.log.count("accepts connections") == 3, timeout_s=PATIENCE_S), gateway.log
+    assert wait_until(lambda: gateway.log.count("is ready") == 3, timeout_s=PATIENCE_S), gateway.log
 
     after = gateway.workers()
     assert len(after) == 2
