@@ -7,6 +7,8 @@ whole budget. `DirectProtocol` offers the response side of a request as plain me
 Rules:
 - It is an extension. An application that does not look for it gets uvicorn's behaviour, and one that uses it must
   work on a server without it. A request uses either `send` or the direct methods, never both.
+- The end of a response leaves with the next turn of the loop, behind whatever was queued before it in this one. So
+  the command that charges for an answer is on its way before the bytes that make the answer whole.
 - The caller's side is heard through a `Listener`: it pauses when the socket's buffer is full, resumes when it has
   drained, and is told once when the caller is gone.
 - Header values come from our own HTTP parser or from this program, so they hold no line ends; `start` does not
@@ -17,6 +19,7 @@ Idle keep-alive connections are closed by one sweep a second (`sweep_idle`) inst
 
 import asyncio
 import urllib.parse
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import httptools
@@ -78,6 +81,9 @@ class DirectCycle(RequestResponseCycle):
     listener: Listener | None = None
     #: Begun, and not written yet.
     _head: bytes = b""
+    #: Complete, but its last bytes wait for the next turn.
+    ending: bool = False
+    _last: bytes = b""
     task: asyncio.Task[None] | None = None
 
     def take_body(self) -> bytes | None:
@@ -140,20 +146,28 @@ class DirectCycle(RequestResponseCycle):
         """The response is whole, with `data` as its last bytes."""
         if self.response_complete:
             return
-        self.response_complete = True
+        self.response_complete = self.ending = True
         self.listener = None
-        if not self.disconnected:
-            if self.scope["method"] == "HEAD":
-                data = b""
-            elif self.chunked_encoding:
-                data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else _LAST_CHUNK
-            if data or self._head:
-                self.transport.write(self._head + data)
-                self._head = b""
+        if self.scope["method"] == "HEAD":
+            data = b""
+        elif self.chunked_encoding:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else _LAST_CHUNK
+        self._last = self._head + data
+        self._head = b""
+        self.message_event.set()
+        # uvicorn takes `on_response` away once the application has returned.
+        asyncio.get_running_loop().call_soon(self._leave, self.on_response)
+
+    def _leave(self, on_response: Callable[[], None]) -> None:
+        """Write what `end` left, and let the connection go on."""
+        self.ending = False
+        if not self.disconnected and not self.transport.is_closing():
+            if self._last:
+                self.transport.write(self._last)
             if not self.keep_alive:
                 self.transport.close()
-        self.message_event.set()
-        self.on_response()
+        self._last = b""
+        on_response()
 
     def abort(self) -> None:
         """Cut the connection, so that a response that is not whole can't be taken for one that is."""
@@ -267,7 +281,7 @@ class DirectProtocol(HttpToolsProtocol):
         scope["extensions"] = {EXTENSION: cycle}
         self.cycle = cycle
         self.idle_since_s = 0.0
-        if previous is None or previous.response_complete:
+        if previous is None or (previous.response_complete and not _is_ending(previous)):
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
@@ -283,6 +297,12 @@ class DirectProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
         else:
             self.idle_since_s = self.loop.time()
+
+    def shutdown(self) -> None:
+        if _is_ending(self.cycle):
+            self.cycle.keep_alive = False
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -309,6 +329,10 @@ class DirectProtocol(HttpToolsProtocol):
             if cycle.task is not None:
                 self.tasks.discard(cycle.task)
                 cycle.task = None
+
+
+def _is_ending(cycle: RequestResponseCycle | None) -> bool:
+    return isinstance(cycle, DirectCycle) and cycle.ending
 
 
 def sweep_idle(state: ServerState, *, now_s: float, keep_alive_s: float) -> None:
