@@ -9,11 +9,15 @@ import re
 import urllib.parse
 from typing import NamedTuple
 
-from gateway.wire.dialects import Dialect, dialect_of
+from gateway.wire.dialects import PATHS, Dialect, dialect_of
 
 _PREFIXES = (b"/v1", b"/openai/v1", b"/api/v1")
 _SLASHES = re.compile(rb"//+")
+_AGAIN = re.compile(rb"^(?:/v1)+(?=/)")
 _DEPLOYMENT = re.compile(rb"/openai/deployments/([^/]+)(/.+)")
+
+#: Servers resolve these away, so they would lead somewhere else than they seem to.
+_DOTS = frozenset({b".", b".."})
 
 #: What a provider keeps for its own administrators; the operator's credential must not open it to callers.
 _CLOSED = (b"/organization", b"/dashboard", b"/admin")
@@ -53,13 +57,15 @@ def resolve(raw_path: bytes) -> Target | None:
                 break
         else:
             return None
-    if path.startswith(b"/v1/"):
-        path = path[3:]  # users put /v1 into a base URL that has it already
+    path = _AGAIN.sub(b"", path)  # users put /v1 into a base URL that has it already
     decoded = urllib.parse.unquote_to_bytes(path)
-    if b".." in decoded.split(b"/") or b"\\" in decoded or any(byte < 0x21 for byte in path):
+    if not _DOTS.isdisjoint(decoded.split(b"/")) or b"\\" in decoded or any(byte < 0x21 for byte in path):
         return None
-    if _SLASHES.sub(b"/", decoded).lower().startswith(_CLOSED):
+    if _AGAIN.sub(b"", _SLASHES.sub(b"/", decoded).lower()).startswith(_CLOSED):
         return None
+    if decoded in PATHS:
+        # An endpoint that is understood must be so in every spelling that reaches it: it is metered by what it is.
+        path = decoded
     dialect = dialect_of(path)
     if dialect is Dialect.OPENAI_OTHER:
         is_generation = path == GENERATION or path.startswith(GENERATIONS)

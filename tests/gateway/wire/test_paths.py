@@ -17,6 +17,9 @@ from gateway.wire.paths import resolve
         b"/openai/v1/chat/completions",
         b"/api/v1/chat/completions",
         b"/v1/v1/chat/completions",
+        b"/v1/v1/v1/chat/completions",
+        b"/v1/%63hat/completions",
+        b"/v1/chat%2Fcompletions",
     ],
 )
 def test_spellings_of_one_endpoint(raw: bytes) -> None:
@@ -51,6 +54,12 @@ def test_an_encoded_slash_stays_encoded() -> None:
         b"/v1/files/%2e%2e/x",
         b"/v1/files/..%2fx",
         b"/v1/files\\x",
+        b"/v1/v1/v1/organization/admin_api_keys",
+        b"/v1/%76%31/organization/admin_api_keys",
+        b"/v1/./organization/admin_api_keys",
+        b"/v1/%2e/organization/admin_api_keys",
+        b"/v1/files/./x",
+        b"/v1/chat/./completions",
         b"/v1/organization/admin_api_keys",
         b"/v1//organization/admin_api_keys",
         b"/v1/%6frganization/admin_api_keys",
