@@ -43,18 +43,22 @@ class V1:
         self._no_method = build(KNOWN_CALLER, deps, end=_refuse_method)
         self._hot = {path: target for path in _HOT_PATHS if (target := resolve(path)) is not None}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # Not a coroutine itself: what it finds is awaited by whoever called, one frame less for each request.
         if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1003})
-            return
+            return send({"type": "websocket.close", "code": 1003})
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         target = self._hot.get(raw_path)
         if target is None:
             target = resolve(raw_path) or _NOWHERE
         x = Exchange(scope, receive, send, target)
-        if self._cors.enabled and await self._cors.handled(x):
-            return
-        await self._handler(target, scope["method"])(x)
+        if self._cors.enabled:
+            return self._cross_origin(x)
+        return self._handler(target, scope["method"])(x)
+
+    async def _cross_origin(self, x: Exchange) -> None:
+        if not await self._cors.handled(x):
+            await self._handler(x.target, x.scope["method"])(x)
 
     def _handler(self, target: Target, method: str) -> Handler:
         if target is _NOWHERE:
