@@ -204,6 +204,8 @@ class KeyRing:
         for entry in self._entries.values():
             entry.checked_s = min(entry.checked_s, self._clock.monotonic() - self._settings.cache_s - 1e-3)
         self._unknown.clear()
+        # As in `forget`.
+        self._fetching.clear()
 
     def _check(self, entry: _Entry, text: str) -> Principal:
         record = entry.record

@@ -180,6 +180,24 @@ async def test_a_missed_notice_costs_one_question(ring: KeyRing, table: Table) -
         await ring.verify(key.text)
 
 
+async def test_doubt_beats_a_read_that_began_before_it(ring: KeyRing, table: Table) -> None:
+    key = mint("live", pepper=PEPPER)
+    table.add(key)
+    table.gate = asyncio.Event()
+    reading = asyncio.ensure_future(ring.verify(key.text))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    table.add(key, revoked=True)
+    ring.doubt()
+    table.gate.set()
+    await reading
+
+    assert ring.verify_known(key.text) is None, "the notice of its revocation may be one of those that were missed"
+    with pytest.raises(Unauthenticated):
+        await ring.verify(key.text)
+
+
 async def test_those_who_wait_for_one_key_share_one_question(ring: KeyRing, table: Table) -> None:
     key = mint("live", pepper=PEPPER)
     table.add(key)
