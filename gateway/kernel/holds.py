@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 #: How often open holds are renewed, and so how much of a stream a killed worker can take with it.
 RENEW_S: Final = 1.0
 #: A hold younger than this is not renewed: most requests are over by then.
-YOUNG_S: Final = 1.0
+YOUNG_S: Final = 0.25
 CLOSE_POLL_S: Final = 0.02
 UNCONFIRMED_MAX: Final = 100_000
 SCOPES_MAX: Final = 100_000
