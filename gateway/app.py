@@ -49,6 +49,7 @@ from gateway.kernel.settler import CHANNEL as SETTLED
 from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.registry import Registry
+from gateway.routing.router import Router
 from gateway.settings import Plan, Settings
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
@@ -187,8 +188,16 @@ def _deps(
     proxies: Mapping[str, str] | None,
 ) -> Deps:
     offers = _offers(settings, registry, pricer, clock)
+    router = Router.of(
+        settings,
+        offers,
+        dialects={name: each.adapter.dialects for name, each in registry.providers.items()},
+        keys={name: len(each.adapters) for name, each in registry.providers.items()},
+        clock=clock,
+    )
     telemetry = Telemetry(metrics, version=__version__)
     telemetry.know(providers=registry.providers, models=offers.listed())
+    metrics.on_collect(partial(_show_health, router, telemetry, clock))
     access_log = AccessLog(settings.log.access)
     hot = Ledger(redis)
     journal = LocalJournal(
@@ -209,6 +218,7 @@ def _deps(
         ),
         offers=offers,
         providers=registry.providers,
+        router=router,
         client=UpstreamClient(settings.upstream, proxies=proxies),
         ledger=ledger,
         journal=journal,
@@ -229,6 +239,14 @@ def _deps(
         tasks=TaskGroup(),
         new_id=RequestIds(clock).make,
     )
+
+
+def _show_health(router: Router, telemetry: Telemetry, clock: Clock) -> None:
+    for provider, state in router.health.worst().items():
+        telemetry.set_breaker(provider, state)
+    for provider, out in router.health.keys_out(clock.monotonic()).items():
+        telemetry.set_keys_out(provider, out)
+    telemetry.retries_refused[0] = router.budget.refused
 
 
 def _limits(plan: Plan) -> Limits:
@@ -271,6 +289,7 @@ async def _follow_prices(deps: Deps, registry: Registry, pricer: Pricer) -> None
         await asyncio.sleep(REPRICE_S if change_s is None else min(REPRICE_S, max(0.0, change_s - now_s)))
         if change_s is not None and deps.clock.now() >= change_s:
             deps.offers = _offers(deps.settings, registry, pricer, deps.clock)
+            deps.router.menus.serve(deps.offers.find)
 
 
 async def _connect(redis: Redis, tasks: TaskGroup) -> None:

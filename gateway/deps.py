@@ -17,6 +17,7 @@ from gateway.kernel.offers import OfferTable
 from gateway.kernel.unsettled import Unsettled
 from gateway.kernel.verbs import Verbs
 from gateway.registry import Provider
+from gateway.routing.router import Router
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
@@ -34,6 +35,7 @@ class Deps:
     keys: KeyRing
     offers: OfferTable
     providers: Mapping[str, Provider]
+    router: Router
     client: UpstreamClient
     ledger: Verbs
     #: Where ends of requests go that Redis can't take.

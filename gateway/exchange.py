@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.routing.holdback import Holdback
     from gateway.routing.menu import Menu
     from gateway.settings import Timeouts
+    from gateway.upstream.response import UpstreamResponse
 
 Headers = list[tuple[bytes, bytes]]
 # The ASGI specification types these as plain dictionaries.
@@ -126,15 +127,20 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     usage: Usage | None = None
     cost_nanos: int = 0
     # route
-    #: The offer being tried, and the number of the provider's key.
+    #: The offer being tried, the number of the provider's key, and what this try may take.
     offer: Offer | None = None
     key: int = 0
+    timeouts: "Timeouts | None" = None
     #: Where another offer could still be tried: judges the beginning of a stream before any of it is sent.
     holdback: "Holdback | None" = None
     #: Called when the first byte of a successful answer is here.
     on_begun: Callable[[], None] | None = None
     #: What became of each try at a provider, in order: (provider, outcome).
     attempts: list[tuple[str, str]] = []
+    # attempt
+    #: When the request was sent, and the provider's answer once its head is in.
+    sent_s: float = 0.0
+    response: "UpstreamResponse | None" = None
     # relay
     status: int = 0
     #: True once the response head went out: from here on no other status, no other offer.

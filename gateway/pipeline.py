@@ -12,6 +12,7 @@ from typing import Protocol
 from gateway.deps import Deps, Handler
 from gateway.exchange import Exchange
 from gateway.stages.admit import admit
+from gateway.stages.attempt import attempt
 from gateway.stages.authenticate import authenticate
 from gateway.stages.list_models import list_models
 from gateway.stages.observe import observe
@@ -36,7 +37,8 @@ INFERENCE: tuple[Stage, ...] = (
     receive,  # before the limits: they may be per model                                      400 408 413 415
     admit,  # before money: what can be refused without asking costs no round trip           403 404
     reserve,  # before routing: the hold covers the dearest candidate; settles on the way out    402 429
-    route,  # may run what follows more than once, while nothing was sent                   503
+    route,  # runs what follows once for each try, while nothing was sent                     503
+    attempt,  # one try: an error status becomes an error, so that route can judge it          502 504
     relay,  # last: the provider's bytes go to the caller's socket                            502 504
 )
 

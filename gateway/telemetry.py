@@ -183,6 +183,10 @@ class Telemetry:
         """Show a breaker: 0 closed, 1 half open, 2 open. Of several workers, the worst counts."""
         self._breakers.set((provider if provider in self._providers else OTHER,), state)
 
+    def set_keys_out(self, provider: str, count: int) -> None:
+        """Show how many keys of a provider are out of use. Of several workers, the one with the most counts."""
+        self._keys_out.set((provider if provider in self._providers else OTHER,), count)
+
     def time_redis(self, op: str) -> Observations:
         """The series for one kind of Redis call; ask once and keep it. `op` is the script's name."""
         return self._redis.bind(op)
@@ -220,6 +224,16 @@ class Telemetry:
             ("provider",),
             mode="max",
         )
+        self._keys_out = registry.gauge(
+            "gateway_provider_keys_out",
+            "Keys of each provider that it refused and that are left alone for a while; the most of all workers.",
+            ("provider",),
+            mode="max",
+        )
+        #: Set at snapshot time from the budget, which knows nothing of metrics.
+        self.retries_refused = registry.counter(
+            "gateway_retries_refused_total", "Further tries that the retry budget did not allow."
+        ).cell()
         self._decisions = registry.counter(
             "gateway_limiter_decisions_total", "What limits decided.", ("scope", "decision")
         )

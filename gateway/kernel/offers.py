@@ -93,6 +93,10 @@ class OfferTable:
             self._remembered[model] = found
         return found
 
+    def is_listed(self, model: str) -> bool:
+        """Whether the configuration names exactly this, so that no part of it is a wish."""
+        return model in self._exact or model in self._aliases
+
     def listed(self) -> list[str]:
         """The models the configuration names, and so the ones that may be labels; callers choose other names."""
         return list(self._exact)

@@ -120,6 +120,11 @@ class Menus:
         self._health = health
         self._menus: dict[tuple[str, Dialect], Menu] = {}
 
+    def serve(self, find: Callable[[str], tuple[Offer, ...]]) -> None:
+        """From now on, offers are found so; what is remembered of them stays."""
+        self._find = find
+        self._menus = {}
+
     def find(self, model: str, dialect: Dialect) -> Menu:
         """The menu for a model as a caller named it.
 

@@ -1,59 +1,102 @@
 """What the request asks for: the offers that can serve it, and the most that it can use.
 
 Nothing is taken here; `reserve` asks for all of it in one round trip. What can be refused without asking is refused
-here: a model nobody offers, an endpoint no provider of it has, a model without a price.
+here: a model nobody offers, an endpoint no provider of it has, a model without a price, wishes nobody can meet.
+
+A caller's wishes about routing (`models`, `provider`, a suffix of the model's name) are read here and taken out of
+the body: they are for the gateway. All other bytes stay as they are.
 """
 
 from typing import Final
 
+import msgspec
+
 from gateway.deps import Deps, Handler
-from gateway.errors import BadRequest, UnknownModel, Unpriced
-from gateway.exchange import Call, Exchange, Offer
+from gateway.errors import BadRequest
+from gateway.exchange import Call, Exchange
+from gateway.routing.menu import Menu, narrow
+from gateway.routing.needs import needs_of
+from gateway.routing.preferences import NONE, Preferences, read_preferences, split_suffix
 from gateway.wire.dialects import Dialect
 from gateway.wire.estimate import estimate_input_tokens
+from gateway.wire.peek import peek, rewrite
 
 #: These answer with numbers or lists: nothing is generated, so nothing is held for it.
 _NO_OUTPUT: Final = frozenset({Dialect.OPENAI_EMBEDDINGS})
+#: Members of a body that are for the gateway.
+_WISHES: Final = ("models", "provider")
+_NO_NEEDS: Final[frozenset[str]] = frozenset()
 
 
 async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
-    """Set `x.offers` and the estimates.
+    """Set `x.menu`, `x.offers` and the estimates; take a caller's wishes out of `x.call`.
 
     Raises:
         UnknownModel: nobody offers the model.
         BadRequest: the request names no model and there is no default provider; or no provider of the model speaks
-            the caller's dialect.
+            the caller's dialect, or can do what the request needs; or a wish is not what it should be.
         Unpriced: no offer has a price, and none is free.
+        NoOffer: the caller's wishes, or the operator's, leave no provider.
     """
     call = x.call
     assert call is not None
-    x.offers = _offers(call, deps)
+    peeked = call.peek
+    wishes = NONE
+    if (
+        peeked.models_span is not None or peeked.provider_span is not None or ":" in call.model
+    ) and call.dialect is not Dialect.OPENAI_OTHER:
+        wishes = _wishes(call, deps)
+        call = x.call = _without_wishes(call, wishes, deps)
     x.input_tokens = estimate_input_tokens(call.body) if call.body else 0
     x.output_tokens = _output_bound(call, deps)
+    x.menu = _menu(call, wishes, x.input_tokens + (call.peek.max_output_tokens or 0), deps)
+    x.offers = x.menu.offers
     await call_next(x)
 
 
-def _offers(call: Call, deps: Deps) -> tuple[Offer, ...]:
-    """Of the model's offers those whose provider speaks the dialect and that can be charged for."""
-    offers = deps.offers.find(call.model)
-    # Nearly always all of them: then the table's own tuple serves.
-    if all(_serves(offer, call.dialect, deps) for offer in offers):
-        if offers:
-            return offers
-        if call.model:
-            raise UnknownModel(call.model)
-        raise BadRequest("This path names no model, and the gateway has no default provider for it.", param="model")
-    speaking = [offer for offer in offers if call.dialect in deps.providers[offer.provider].adapter.dialects]
-    if not speaking:
-        raise BadRequest("No provider of this model has this endpoint.", code="unsupported_endpoint", param="model")
-    charged = tuple(offer for offer in speaking if _serves(offer, call.dialect, deps))
-    if not charged:
-        raise Unpriced
-    return charged
+def _menu(call: Call, wishes: Preferences, tokens: int, deps: Deps) -> Menu:
+    menus = deps.router.menus
+    if wishes is NONE:
+        menu = menus.find(call.model, call.dialect)
+        if not menu.limited:
+            return menu
+    elif wishes.models:
+        menu = menus.combine((call.model, *wishes.models), call.dialect)
+    else:
+        menu = menus.find(call.model, call.dialect)
+    return narrow(menu, wishes, needs=needs_of(call) if menu.limited else _NO_NEEDS, tokens=tokens)
 
 
-def _serves(offer: Offer, dialect: Dialect, deps: Deps) -> bool:
-    return (offer.free or offer.price is not None) and dialect in deps.providers[offer.provider].adapter.dialects
+def _wishes(call: Call, deps: Deps) -> Preferences:
+    """What the caller says about routing; `NONE` itself where it says nothing."""
+    peeked = call.peek
+    wishes = NONE
+    if peeked.models_span is not None or peeked.provider_span is not None:
+        wishes = read_preferences(call.body, peeked)
+    if not deps.offers.is_listed(call.model):
+        _, sort = split_suffix(call.model)
+        if sort is not None:
+            wishes = msgspec.structs.replace(wishes, sort=sort)
+    if not (call.model or wishes.models or deps.settings.default_provider):
+        raise BadRequest("You must provide a `model`.", code="missing_required_parameter", param="model")
+    return NONE if wishes == NONE else wishes
+
+
+def _without_wishes(call: Call, wishes: Preferences, deps: Deps) -> Call:
+    """The call as providers get to know it."""
+    model = call.model
+    if not deps.offers.is_listed(model):
+        model, _ = split_suffix(model)
+    if not model and wishes.models:
+        # Where no model is named, the first of the others is it.
+        model = wishes.models[0]
+    body, peeked = call.body, call.peek
+    if peeked.models_span is not None or peeked.provider_span is not None:
+        body = rewrite(body, peeked, drop=_WISHES)
+        peeked = peek(body)
+    if model == call.model and body is call.body:
+        return call
+    return msgspec.structs.replace(call, model=model, body=body, peek=peeked)
 
 
 def _output_bound(call: Call, deps: Deps) -> int:

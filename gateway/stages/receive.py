@@ -48,7 +48,8 @@ async def receive(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
     found = _look(x, body, content_type)
     model = x.target.model or found.model
-    if not model and x.target.dialect is not Dialect.OPENAI_OTHER and not deps.settings.default_provider:
+    unnamed = not model and found.models_span is None
+    if unnamed and x.target.dialect is not Dialect.OPENAI_OTHER and not deps.settings.default_provider:
         raise BadRequest("You must provide a `model`.", code="missing_required_parameter", param="model")
     x.call = Call(
         id=x.id,

@@ -1,4 +1,4 @@
-"""The provider's answer to the caller, untouched: one attempt, from the request written to the last byte passed on.
+"""The provider's answer to the caller, untouched: from the head of the answer to the last byte passed on.
 
 Rules:
 - The status is not committed before the provider's is known.
@@ -6,10 +6,10 @@ Rules:
   the end. A caller who reads slowly pauses the provider's socket; one who leaves closes it.
 - An answer that is no stream is of no use before its end, so up to `GATHERED_BYTES_MAX` of it wait for that end: it
   then goes out in one write with its head, which can name its cost; and if it breaks off, nothing was committed yet.
+- Where another offer could be tried (`x.holdback`), the beginning of a stream waits until it says something; if that
+  is an error, this stage raises it, and nothing was committed. Else no byte waits for anything.
 - What was delivered is accounted for before its last bytes are written (`x.on_whole`), so that no crash in between
   gives an answer away.
-- An error answer is the caller's business and goes back byte for byte, unless it is about the gateway's own
-  credential or is no JSON: then the caller gets our error instead.
 - An answer that broke off never looks finished: this stage raises, and `rescue` ends the stream with an error event.
 """
 
@@ -18,25 +18,20 @@ from typing import Final
 
 from gateway.api import Adapter, ResponseHead
 from gateway.deps import Deps, Handler
-from gateway.downstream import Downstream, open_downstream
-from gateway.errors import (
-    BadRequest,
-    CallerGone,
-    UpstreamCredentials,
-    UpstreamDisconnected,
-    UpstreamError,
-    UpstreamMalformed,
-    UpstreamRedirected,
-)
+from gateway.downstream import Downstream
+from gateway.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
 from gateway.exchange import Exchange, Headers
 from gateway.infra.clock import Clock
 from gateway.kernel.money import format_usd
+from gateway.routing.holdback import Held, error_in, status_of
+from gateway.routing.pace import Pace, Sign
+from gateway.routing.refusal import refusal
+from gateway.routing.verdict import Verdict, judge
+from gateway.settings import Timeouts
 from gateway.upstream.response import UpstreamResponse
+from gateway.wire.dialects import Dialect
 from gateway.wire.encoding import Inflater, response_inflater
 from gateway.wire.headers import response_headers
-
-#: An error answer larger than this is cut down to an error of ours.
-ERROR_BYTES_MAX: Final = 1024 * 1024
 
 #: What a compressed answer may become, however long it streams.
 INFLATED_BYTES_MAX: Final = 1024 * 1024 * 1024
@@ -47,64 +42,31 @@ GATHERED_BYTES_MAX: Final = 256 * 1024
 #: What a caller's proxies must not do to a stream of events.
 _STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _BODILESS: Final = frozenset({204, 304})
+_JSON: Final[Headers] = [(b"content-type", b"application/json")]
+#: What a stream that is silent is kept alive with. Google's clients take no comments.
+_COMMENT: Final = b": keep-alive\n\n"
+_NO_COMMENTS: Final = frozenset({Dialect.GEMINI_GENERATE})
 
 
 async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
-    """Send the request to `x.offer` and its answer to the caller.
+    """Pass `x.response` on.
 
     Raises:
-        UpstreamError: before the head, or in the middle of the body (`x.committed` tells).
-        CallerGone: the caller left; the provider's connection is closed.
+        UpstreamError: it broke off, or was an error after all (`x.committed` tells whether anything was sent).
     """
+    response, downstream = x.response, x.downstream
     assert x.call is not None
     assert x.offer is not None
+    assert response is not None
+    assert downstream is not None
     provider = deps.providers[x.offer.provider]
-    request = provider.adapter.prepare(x.call, x.offer)
-
-    task = asyncio.current_task()
-    assert task is not None
-    relaying = True
-
-    def leave() -> None:
-        # Later there is nothing to be cut short: what ends a request is not the caller's to cancel.
-        if relaying:
-            task.cancel()
-
-    downstream = open_downstream(x.scope, x.receive, x.send, on_gone=leave, tasks=deps.tasks)
-    x.downstream = downstream
-    response: UpstreamResponse | None = None
-    outcome = "caller_gone"
-    sent_s = deps.clock.monotonic()
-    try:
-        response = await deps.client.send(request, timeouts=provider.timeouts)
-        if response.head.status < 300:
-            await _relay_success(x, response, downstream, deps)
-            outcome = "ok"
-        else:
-            outcome = await _relay_failure(x, response, downstream, provider.adapter)
-    except UpstreamError as error:
-        outcome = error.error_type
-        raise
-    except asyncio.CancelledError:
-        if not downstream.is_gone:
-            raise
-        # The cancellation was ours, to get here at once.
-        task.uncancel()
-        raise CallerGone from None
-    finally:
-        relaying = False
-        if response is not None:
-            response.close()
-        x.attempts.append((provider.name, outcome))
-        x.upstream_s = (x.upstream_s or 0.0) + deps.clock.monotonic() - sent_s
-        deps.telemetry.count_attempt(provider.name, outcome)
-
-
-async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Downstream, deps: Deps) -> None:
-    assert x.call is not None
-    assert x.offer is not None
     head = response.head
-    x.tap = deps.providers[x.offer.provider].adapter.tap(x.call, head)
+    if head.status == 304:
+        _begin(x, head, downstream, rewritten=False)
+        downstream.end()
+        await downstream.flushed()
+        return
+    x.tap = provider.adapter.tap(x.call, head)
     # Known before the head goes out, which may be after the charge.
     x.status = head.status
     coding = head.header(b"content-encoding")
@@ -112,17 +74,35 @@ async def _relay_success(x: Exchange, response: UpstreamResponse, downstream: Do
     content_type = head.header(b"content-type") or b""
     x.streaming = content_type.startswith(b"text/event-stream")
 
-    pipe = _Pipe(x, response, downstream, inflate, deps.clock)
+    pipe = _Pipe(x, response, downstream, inflate, deps.clock, adapter=provider.adapter)
     downstream.feed_from(response)
     response.pipe(pipe)
     if pipe.open:
         if x.committed:
             downstream.flush()
-        pipe.ended = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        pipe.ended = loop.create_future()
+        if x.streaming:
+            pipe.keep_pace(_pace(x, x.timeouts or provider.timeouts, deps), loop)
         await pipe.ended
     if pipe.error is not None:
         raise pipe.error
     await downstream.flushed()
+
+
+def _pace(x: Exchange, timeouts: Timeouts, deps: Deps) -> Pace | None:
+    """What this stream is watched for; None for nothing, as it usually is."""
+    comment_s = 0.0 if x.target.dialect in _NO_COMMENTS else deps.settings.routing.comment_s
+    if x.holdback is None and not (comment_s or timeouts.first_token_s or timeouts.bytes_per_s_min):
+        return None
+    return Pace(
+        sent_s=x.sent_s,
+        now_s=deps.clock.monotonic(),
+        hold_s=0.0 if x.holdback is None else x.holdback.wait_s,
+        first_token_s=timeouts.first_token_s,
+        bytes_per_s_min=timeouts.bytes_per_s_min,
+        comment_s=comment_s,
+    )
 
 
 def _begin(
@@ -159,65 +139,24 @@ def _begin(
     downstream.start(head.status, headers, chunked=chunked)
 
 
-async def _relay_failure(x: Exchange, response: UpstreamResponse, downstream: Downstream, adapter: Adapter) -> str:
-    """Pass a refusal on, or raise what it means for us."""
-    head = response.head
-    if head.status < 400:
-        if head.status == 304:
-            _begin(x, head, downstream, rewritten=False)
-            downstream.end()
-            await downstream.flushed()
-            return "ok"
-        raise UpstreamRedirected(detail=f"status {head.status}")
-    body = await response.read(ERROR_BYTES_MAX, truncate=True)
-    coding = head.header(b"content-encoding")
-    if coding is not None and (inflate := response_inflater(coding, size_bytes_max=ERROR_BYTES_MAX)) is not None:
-        body = inflate.feed(body)
-    failure = adapter.classify(head, body)
-    if failure.blame == "key":
-        raise UpstreamCredentials(detail=f"status {head.status}: {failure.detail}")
-    if not response.complete or not _is_json(head, body):
-        raise _wrapped(head.status, failure.detail)
-    headers = [header for header in head.headers if header[0] != b"content-length"]
-    headers.append((b"content-length", b"%d" % len(body)))
-    _begin(x, ResponseHead(head.status, headers), downstream, rewritten=coding is not None)
-    if body:
-        downstream.write(body)
-        x.bytes_out += len(body)
-    downstream.end()
-    await downstream.flushed()
-    return f"status_{head.status}"
-
-
-def _is_json(head: ResponseHead, body: bytes) -> bool:
-    media_type = (head.header(b"content-type") or b"application/json").partition(b";")[0].strip().lower()
-    return body.lstrip()[:1] in (b"{", b"[") and (media_type.endswith((b"/json", b"+json")))
-
-
-def _wrapped(status: int, detail: str) -> UpstreamError | BadRequest:
-    """Our error for a refusal whose body no client of this dialect could read; the status stays the provider's."""
-    if status < 500:
-        refused = BadRequest("The provider refused the request.", code="upstream_refused", detail=detail)
-        refused.status = status
-        return refused
-    broken = UpstreamMalformed("The provider answered with an error that is not JSON.", detail=detail)
-    broken.status = status
-    return broken
-
-
 class _Pipe:
     """Between the two sockets: called by the provider's connection for every read of the body."""
 
     __slots__ = (
+        "_adapter",
         "_clock",
         "_downstream",
         "_feed",
         "_final",
         "_gathered",
         "_gathered_bytes",
+        "_holdback",
         "_inflate",
+        "_loop",
+        "_pace",
         "_response",
         "_tap",
+        "_timer",
         "_write",
         "_x",
         "ended",
@@ -226,7 +165,14 @@ class _Pipe:
     )
 
     def __init__(
-        self, x: Exchange, response: UpstreamResponse, downstream: Downstream, inflate: Inflater | None, clock: Clock
+        self,
+        x: Exchange,
+        response: UpstreamResponse,
+        downstream: Downstream,
+        inflate: Inflater | None,
+        clock: Clock,
+        *,
+        adapter: Adapter,
     ) -> None:
         assert x.tap is not None
         self.open = True
@@ -238,6 +184,7 @@ class _Pipe:
         self._downstream = downstream
         self._inflate = inflate
         self._clock = clock
+        self._adapter = adapter
         self._tap = x.tap
         # Bound once: each chunk calls them.
         self._feed = x.tap.feed
@@ -247,7 +194,12 @@ class _Pipe:
         self._gathered_bytes = 0
         #: Bytes that leave with the end.
         self._final = b""
-        if x.streaming:
+        #: What judges the beginning of a stream; None where none of it waits.
+        self._holdback = x.holdback if x.streaming else None
+        self._pace: Pace | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if x.streaming and self._holdback is None:
             self._gathered = None
             self._begin()
 
@@ -265,6 +217,8 @@ class _Pipe:
         x = self._x
         if x.first_byte_s is None:
             x.first_byte_s = self._clock.monotonic()
+            if x.on_begun is not None and self._holdback is None:
+                x.on_begun()
         if self._gathered is None:
             x.bytes_out += len(out)
             if self._response.last:
@@ -275,12 +229,15 @@ class _Pipe:
             return
         self._gathered.append(out)
         self._gathered_bytes += len(out)
-        if self._gathered_bytes > GATHERED_BYTES_MAX:
-            body = b"".join(self._gathered)
-            self._gathered = None
-            x.bytes_out += len(body)
-            self._begin()
-            self._write(body)
+        if self._holdback is not None:
+            held = self._holdback.feed(out)
+            if held is Held.ERROR and (refused := self._refused(self._holdback.error)) is not None:
+                self._response.close()
+                self.fail(refused)
+            elif held is not Held.WAIT:
+                self._release()
+        elif self._gathered_bytes > GATHERED_BYTES_MAX:
+            self._release()
 
     def end(self) -> None:
         if self._inflate is not None:
@@ -292,11 +249,18 @@ class _Pipe:
         x = self._x
         rest = self._tap.end()
         if x.streaming and not self._tap.complete:
-            if rest := self._final + rest:
+            if self._gathered is not None:
+                pass  # nothing was sent, and nothing will be
+            elif rest := self._final + rest:
                 x.bytes_out += len(rest) - len(self._final)
                 self._write(rest)
             self.fail(UpstreamDisconnected("The provider's stream ended before its answer was complete."))
             return
+        if x.holdback is not None and self._gathered is not None and not x.streaming:
+            body = b"".join(self._gathered)
+            if error_in(body) and (refused := self._refused(body)) is not None:
+                self.fail(refused)
+                return
         cost_nanos = None if x.on_whole is None else x.on_whole()
         if self._gathered is None:
             x.bytes_out += len(rest)
@@ -308,6 +272,59 @@ class _Pipe:
             self._begin(cost_nanos=cost_nanos, length=len(body))
             self._downstream.end(body)
         self._finish()
+
+    def keep_pace(self, pace: Pace | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at the stream every now and then."""
+        if pace is not None and pace.tick_s:
+            self._pace = pace
+            self._loop = loop
+            self._timer = loop.call_later(pace.tick_s, self._tick)
+
+    def _tick(self) -> None:
+        assert self._pace is not None
+        assert self._loop is not None
+        if not self.open:
+            return
+        x = self._x
+        match self._pace.look(
+            self._clock.monotonic(),
+            bytes_out=x.bytes_out,
+            begun=x.first_byte_s is not None,
+            held=self._gathered is not None,
+            paused=self._response.paused,
+        ):
+            case Sign.RELEASE:
+                self._release()
+                self._downstream.flush()
+            case Sign.COMMENT if not self._tap.mid_event:
+                self._write(_COMMENT)
+            case Sign.LATE:
+                self._response.close()
+                self.fail(UpstreamTimeout(detail="first token: no event in time"))
+                return
+            case Sign.SLOW:
+                self._response.close()
+                self.fail(UpstreamTimeout(detail="throughput: too few bytes each second"))
+                return
+        self._timer = self._loop.call_later(self._pace.tick_s, self._tick)
+
+    def _release(self) -> None:
+        """Let go of what waited, and of everything that follows."""
+        body = b"".join(self._gathered or ())
+        self._gathered = None
+        if self._holdback is not None:
+            self._holdback = None
+            if self._x.on_begun is not None and body:
+                self._x.on_begun()
+        self._x.bytes_out += len(body)
+        self._begin()
+        if body:
+            self._write(body)
+
+    def _refused(self, body: bytes) -> UpstreamError | None:
+        """What an error inside a good answer means for routing; None where it is the caller's to read as it is."""
+        error = refusal(self._adapter, ResponseHead(status_of(body), _JSON), body)
+        return None if judge(error) is Verdict.CALLER else error
 
     def fail(self, error: UpstreamError) -> None:
         self.error = error
@@ -326,5 +343,7 @@ class _Pipe:
 
     def _finish(self) -> None:
         self.open = False
+        if self._timer is not None:
+            self._timer.cancel()
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)

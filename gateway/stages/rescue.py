@@ -1,6 +1,7 @@
 """The one place where an error becomes bytes, in the caller's dialect.
 
-Before the response has begun: the status and the dialect's error object. After it has begun: a stream is ended with
+Before the response has begun: the provider's own refusal byte for byte, where it was one that clients can read; else
+the status and the dialect's error object. After it has begun: a stream is ended with
 the dialect's own error event, so that no client takes a cut answer for a whole one; anything else is cut off, which
 clients see as a broken transfer. A caller who is gone is told nothing.
 """
@@ -10,9 +11,10 @@ import logging
 import math
 
 from gateway.deps import Deps, Handler
-from gateway.errors import CallerGone, GatewayError, MethodNotAllowed
+from gateway.errors import CallerGone, GatewayError, MethodNotAllowed, UpstreamRefused
 from gateway.exchange import Exchange, Headers
 from gateway.wire.dialects import error_body, error_event, error_status
+from gateway.wire.headers import response_headers
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ async def rescue(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     elif x.committed:
         x.aborted_by = "provider" if x.error.source == "provider" else "gateway"
         await _break_off(x, x.error)
+    elif isinstance(x.error, UpstreamRefused) and x.error.body is not None:
+        await _pass_on(x, x.error, x.error.body)
     else:
         await answer_error(x, x.error)
 
@@ -69,11 +73,38 @@ async def answer_error(x: Exchange, error: GatewayError) -> None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
+    if x.attempts:
+        headers.append((b"x-gateway-attempts", b"%d" % len(x.attempts)))
     x.committed = True
     x.status = error_status(x.target.dialect, error.status)
     x.bytes_out += len(body)
+    if x.downstream is not None:
+        x.downstream.start(x.status, headers, chunked=False)
+        x.downstream.end(body)
+        await x.downstream.flushed()
+        return
     await x.send({"type": "http.response.start", "status": x.status, "headers": headers})
     await x.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _pass_on(x: Exchange, error: UpstreamRefused, body: bytes) -> None:
+    """Answer with what the provider said."""
+    downstream = x.downstream
+    assert downstream is not None
+    headers = response_headers([*error.headers], keep_encoding=False)
+    headers.append((b"content-length", b"%d" % len(body)))
+    if all(name != b"x-request-id" for name, _ in headers):
+        headers.append((b"x-request-id", x.id.encode()))
+    headers += x.reply_headers
+    if x.offer is not None:
+        headers.append((b"x-gateway-provider", x.offer.provider.encode("latin-1", "replace")))
+    headers.append((b"x-gateway-attempts", b"%d" % len(x.attempts)))
+    x.committed = True
+    x.status = error.status
+    x.bytes_out += len(body)
+    downstream.start(error.status, headers, chunked=False)
+    downstream.end(body)
+    await downstream.flushed()
 
 
 async def _break_off(x: Exchange, error: GatewayError) -> None:

@@ -1,10 +1,193 @@
-"""Which provider serves it: the offers, best first, and the next one only while nothing was sent."""
+"""Which offer serves it, and which one next while nothing was sent.
+
+Rules:
+- What follows runs once for each try. Nothing is tried again once the head of an answer has gone to the caller.
+- Where the tries go is decided by `routing/course.py`; here they are made, and what they taught is remembered.
+- From here on the caller's connection is watched: one who leaves ends the try under way, the wait before the next
+  one, and the request.
+- When all tries failed, the caller hears of the one that tells it most: a provider's own refusal before our trouble
+  in reaching one, and that before trouble with our credentials.
+"""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+import msgspec
 
 from gateway.deps import Deps, Handler
+from gateway.downstream import open_downstream
+from gateway.errors import CallerGone, UpstreamCredentials, UpstreamError, UpstreamRefused
 from gateway.exchange import Exchange
+from gateway.routing.choose import Asked
+from gateway.routing.conversation import conversation_of
+from gateway.routing.course import Course, Failed, Step, begin, end, fail, succeed
+from gateway.routing.lessons import names_our_field
+from gateway.routing.menu import Menu
+from gateway.routing.router import Router
+from gateway.routing.verdict import judge
+from gateway.wire.dialects import error_status
+
+#: A refusal with this status may be about the model alone.
+_FORBIDDEN: Final = 403
 
 
 async def route(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
-    """Set `x.offer`."""
-    x.offer = x.offers[0]
-    await call_next(x)
+    """Set `x.offer` and `x.key`, and run the rest, until it answers or nothing is left to try.
+
+    Raises:
+        UpstreamError: what the caller is to hear of the tries.
+        CallerGone: the caller left; the provider's connection is closed.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    routing = True
+
+    def leave() -> None:
+        # Later there is nothing to be cut short: what ends a request is not the caller's to cancel.
+        if routing:
+            task.cancel()
+
+    downstream = x.downstream = open_downstream(x.scope, x.receive, x.send, on_gone=leave, tasks=deps.tasks)
+    try:
+        await _travel(x, deps, call_next)
+    except asyncio.CancelledError:
+        if not downstream.is_gone:
+            raise
+        # The cancellation was ours, to get here at once.
+        task.uncancel()
+        raise CallerGone from None
+    finally:
+        routing = False
+
+
+async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
+    """From offer to offer."""
+    assert x.menu is not None
+    router, monotonic = deps.router, deps.clock.monotonic
+    router.budget.begun += 1
+    alone = x.menu.alone
+    course: Course | None = None
+    if alone is not None and not router.rules.repeats:
+        # Nothing to choose, and nowhere to go from there.
+        step = Step(alone, alone.health.provider.keys[0])
+    else:
+        course = _set_out(x, x.menu, router)
+        step = course.first(monotonic())
+    heard: UpstreamError | None = None
+    while True:
+        if step.wait_s:
+            await asyncio.sleep(step.wait_s)
+            x.upstream_s = (x.upstream_s or 0.0) + step.wait_s
+        _prepare(x, step, course, deps)
+        begin(step)
+        try:
+            await call_next(x)
+        except UpstreamError as error:
+            now_s = monotonic()
+            if _teaches(x, error, router, now_s):
+                continue
+            failed = _judged(error)
+            fail(step, failed, now_s, router.rules)
+            if x.committed:
+                raise
+            heard = error if heard is None or _tells(error) >= _tells(heard) else heard
+            following = None if course is None else course.after(step, failed, now_s)
+            if following is None:
+                _give_up(x, heard)
+                raise heard from None
+            if following.candidate is not step.candidate:
+                deps.telemetry.count_fallback(error.error_type)
+        else:
+            _remember(x, step, course, monotonic())
+            return
+        finally:
+            end(step)
+        step = following
+
+
+def _set_out(x: Exchange, menu: Menu, router: Router) -> Course:
+    assert x.call is not None
+    key = conversation_of(x.call) if menu.warm and router.settings.routing.sticky else b""
+    asked = Asked(stream=x.call.peek.stream, input_tokens=x.input_tokens, output_tokens=x.output_tokens, key=key)
+    return Course(
+        menu, asked=asked, rules=router.rules, budget=router.budget, chance=router.chance, started_s=x.started_s
+    )
+
+
+def _prepare(x: Exchange, step: Step, course: Course | None, deps: Deps) -> None:
+    """Set what this try needs, and take back what an earlier one left."""
+    router = deps.router
+    offer = step.candidate.offer
+    now_s = deps.clock.monotonic()
+    if router.lessons.know(offer, now_s):
+        offer = msgspec.structs.replace(offer, ask_usage=False)
+    x.offer = offer
+    x.key = step.key.number
+    x.timeouts = offer.timeouts
+    if step.candidate.health.breaker.state:
+        # Others wait for this one to find out: not for the end of a long stream.
+        x.on_begun = partial(_begun, step, deps)
+    if course is None:
+        return
+    x.holdback = router.holdback(x) if course.has_more(now_s) else None
+    if x.attempts:
+        x.tap = None
+        x.first_byte_s = None
+        x.streaming = False
+        timeouts = offer.timeouts or deps.providers[offer.provider].timeouts
+        left_s = max(0.001, x.started_s + router.rules.deadline_s - now_s)
+        if timeouts.first_byte_s > left_s:
+            x.timeouts = msgspec.structs.replace(timeouts, first_byte_s=left_s)
+
+
+def _begun(step: Step, deps: Deps) -> None:
+    succeed(step, deps.clock.monotonic())
+
+
+def _teaches(x: Exchange, error: UpstreamError, router: Router, now_s: float) -> bool:
+    """Whether the failure is about a field that the gateway added: then the same is tried without it."""
+    assert x.call is not None
+    assert x.offer is not None
+    if x.committed or not isinstance(error, UpstreamRefused) or not names_our_field(error, x.call, x.offer):
+        return False
+    router.lessons.learn(x.offer, now_s)
+    return True
+
+
+def _judged(error: UpstreamError) -> Failed:
+    if isinstance(error, UpstreamCredentials):
+        model_only = error.refused_status == _FORBIDDEN
+        return Failed(verdict=judge(error), retry_after_s=error.back_after_s, model_only=model_only)
+    return Failed(verdict=judge(error), retry_after_s=error.retry_after_s)
+
+
+def _tells(error: UpstreamError) -> int:
+    """How much a caller learns from it."""
+    if isinstance(error, UpstreamRefused):
+        return 2
+    return 0 if isinstance(error, UpstreamCredentials) else 1
+
+
+def _give_up(x: Exchange, heard: UpstreamError) -> None:
+    """Set what the books are to say: nothing was delivered, and why."""
+    x.tap = None
+    x.error = heard
+    x.status = error_status(x.target.dialect, heard.status)
+
+
+def _remember(x: Exchange, step: Step, course: Course | None, now_s: float) -> None:
+    """What a good answer says about its offer."""
+    if x.tap is not None and x.tap.errored:
+        # It began well and ended in an error: that says neither that the provider works nor that it does not.
+        return
+    succeed(step, now_s)
+    if course is None:
+        return
+    health = step.candidate.health
+    if not x.streaming:
+        health.total.observe(now_s - x.sent_s, now_s)
+    elif x.first_byte_s is not None:
+        health.first_token.observe(x.first_byte_s - x.sent_s, now_s)
+        if x.usage is not None and x.usage.output_tokens and now_s > x.first_byte_s:
+            health.rate.observe(x.usage.output_tokens / (now_s - x.first_byte_s), now_s)

@@ -260,6 +260,11 @@ class UpstreamResponse:
             self._due_s = now_s + self._timeouts.first_byte_s
 
     @property
+    def paused(self) -> bool:
+        """True while its taker wants no more."""
+        return self._paused
+
+    @property
     def error(self) -> UpstreamError | None:
         """Why no more will come, if it broke off."""
         return self._error

@@ -1,0 +1,66 @@
+"""One try at one offer: the request written, the head of its answer awaited, and an error status made an error.
+
+Whatever becomes of it is noted: in `x.attempts`, in the metrics, and in the time spent waiting. What is done about a
+failure is `route`'s to decide, and what is done with a good answer is `relay`'s.
+"""
+
+from typing import Final
+
+from gateway.api import Adapter, ResponseHead
+from gateway.deps import Deps, Handler
+from gateway.errors import UpstreamError, UpstreamRedirected
+from gateway.exchange import Exchange
+from gateway.routing.refusal import refusal
+from gateway.upstream.response import UpstreamResponse
+from gateway.wire.encoding import response_inflater
+
+#: An error answer larger than this is cut down to an error of ours.
+ERROR_BYTES_MAX: Final = 1024 * 1024
+#: Good, and as an answer to a conditional request, what the caller asked for.
+_NOT_MODIFIED: Final = 304
+
+
+async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
+    """Send the request to `x.offer` with its key, and set `x.response`.
+
+    Raises:
+        UpstreamError: it did not answer, or refused, or `relay` found its answer broken.
+    """
+    assert x.call is not None
+    assert x.offer is not None
+    provider = deps.providers[x.offer.provider]
+    adapter = provider.adapters[x.key]
+    request = adapter.prepare(x.call, x.offer)
+    response: UpstreamResponse | None = None
+    # Unless something else is known: only a caller who leaves gets past the rest.
+    outcome = "caller_gone"
+    sent_s = x.sent_s = deps.clock.monotonic()
+    try:
+        response = x.response = await deps.client.send(request, timeouts=x.timeouts or provider.timeouts)
+        status = response.head.status
+        if status >= 300 and status != _NOT_MODIFIED:
+            raise await _refusal(response, adapter)
+        await call_next(x)
+        outcome = "ok"
+    except UpstreamError as error:
+        outcome = error.error_type
+        raise
+    finally:
+        x.response = None
+        if response is not None:
+            response.close()
+        x.attempts.append((provider.name, outcome))
+        x.upstream_s = (x.upstream_s or 0.0) + deps.clock.monotonic() - sent_s
+        deps.telemetry.count_attempt(provider.name, outcome)
+
+
+async def _refusal(response: UpstreamResponse, adapter: Adapter) -> UpstreamError:
+    """What an answer that is not a good one means."""
+    head = response.head
+    if head.status < 400:
+        return UpstreamRedirected(detail=f"status {head.status}")
+    body = await response.read(ERROR_BYTES_MAX, truncate=True)
+    coding = head.header(b"content-encoding")
+    if coding is not None and (inflate := response_inflater(coding, size_bytes_max=ERROR_BYTES_MAX)) is not None:
+        body = inflate.feed(body)
+    return refusal(adapter, ResponseHead(head.status, head.headers), body, whole=response.complete)
