@@ -228,6 +228,4 @@ class Crowd:
             sight.token_s += [loop.time()] * found
             if found:
                 rest = rest[rest.rindex(TOKEN) + len(TOKEN) :]
-        sight.whole = rest.endswith(chunk(b"data: [DONE]\n\n") + LAST_CHUNK) or rest.endswith(
-            b"data: [DONE]\n\n\r\n" + LAST_CHUNK
-        )
+        sight.whole = rest.endswith(b"data: [DONE]\n\n\r\n" + LAST_CHUNK)
