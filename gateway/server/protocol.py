@@ -18,6 +18,7 @@ Idle keep-alive connections are closed by one sweep a second (`sweep_idle`) inst
 """
 
 import asyncio
+import logging
 import urllib.parse
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -26,6 +27,12 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+from gateway.infra.clock import SystemClock
+from gateway.kernel.request_id import RequestIds
+from gateway.wire.dialects import Dialect, error_body
+
+log = logging.getLogger(__name__)
 
 EXTENSION = "gateway.direct"
 
@@ -36,6 +43,9 @@ HEAD_BYTES_MAX = 64 * 1024
 HIGH_WATER_BYTES = 32 * 1024
 
 _LAST_CHUNK = b"0\r\n\r\n"
+_HEAD_TOO_LARGE = "The request's headers are larger than this gateway accepts."
+
+_new_id = RequestIds(SystemClock()).make
 
 
 class Listener(Protocol):
@@ -194,7 +204,10 @@ class DirectProtocol(HttpToolsProtocol):
         #: Loop time since when no request is under way; 0 while one is.
         self.idle_since_s = 0.0
         self._in_head = False
+        #: Of the head under way, and of the latest read; and whether a request ended in that.
         self._head_bytes = 0
+        self._read_bytes = 0
+        self._ended = False
         #: The request being answered; with pipelining not the newest one.
         self._answering: DirectCycle | None = None
 
@@ -215,38 +228,78 @@ class DirectProtocol(HttpToolsProtocol):
                 listener.gone()
 
     def data_received(self, data: bytes) -> None:
-        # Bytes of a read that hold a whole head and more are counted too; `on_headers_complete` looks closer then.
-        self._head_bytes += len(data)
-        super().data_received(data)
-        if not self._in_head:
-            self._head_bytes = 0
-        elif self._head_bytes > HEAD_BYTES_MAX:
-            self._refuse(431, "The request's headers are larger than this gateway accepts.")
+        self._read_bytes = len(data)
+        self._ended = False
+        if self._in_head:
+            self._head_bytes += len(data)
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(405, "This gateway opens no tunnels.")
+                    return
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+                self._read_bytes = len(data)
+                self.parser = httptools.HttpRequestParser(self)
+                # As uvicorn has it: what follows a request that is the connection's last is nobody's fault.
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            except httptools.HttpParserError as error:
+                self._refuse(400, "The request is not valid HTTP/1.1.", detail=str(error))
+                return
+            else:
+                break
+        if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(431, _HEAD_TOO_LARGE)
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "The request is not valid HTTP/1.1.")
+    def _without_upgrade(self) -> bytes:
+        """The head that was just read, without the wish for another protocol.
 
-    def _refuse(self, status: int, message: str) -> None:
+        A server may leave it unheard (RFC 9110, section 7.8), but the parser takes what follows for that protocol's.
+        Java's own client wishes for HTTP/2 in every request, those with a body among them.
+        """
+        parser = self.parser
+        head = [b"%b %b HTTP/%b" % (parser.get_method(), self.url, parser.get_http_version().encode("ascii"))]
+        head += [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        return b"\r\n".join(head) + b"\r\n\r\n"
+
+    def _refuse(self, status: int, message: str, *, detail: str = "") -> None:
         """Answer a request that never became one, and close."""
         if self.transport.is_closing():
             return
-        body = (
-            b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}' % message.encode()
+        request_id = _new_id()
+        log.info("request %s of %s refused with %d: %s", request_id, self.client, status, detail or message)
+        body = error_body(
+            Dialect.OPENAI_OTHER,
+            status=status,
+            type="invalid_request_error",
+            code=None,
+            message=message,
+            param=None,
+            request_id=request_id,
         )
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        head = (
+            b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
+            % (len(body), request_id.encode("ascii"))
+        )
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        # Where another request ended in the same read, it is not known how much of it is this one's.
+        self._head_bytes = 0 if self._ended else self._read_bytes
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._head_bytes > HEAD_BYTES_MAX:
+        if self.parser.should_upgrade():
+            # `data_received` hears of it next, and asks once more without.
+            return
+        if self._head_bytes + self._read_bytes > HEAD_BYTES_MAX:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
-                self._refuse(431, "The request's headers are larger than this gateway accepts.")
+                self._refuse(431, _HEAD_TOO_LARGE)
         if self.transport.is_closing():
             return
         parser = self.parser
@@ -255,8 +308,6 @@ class DirectProtocol(HttpToolsProtocol):
         scope["method"] = parser.get_method().decode("ascii")
         if http_version != "1.1":
             scope["http_version"] = http_version
-        if parser.should_upgrade() and self._should_upgrade():
-            return
         url = httptools.parse_url(self.url)
         raw_path = url.path or b"/"
         path = raw_path.decode("ascii", "surrogateescape")
@@ -286,6 +337,13 @@ class DirectProtocol(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def on_message_complete(self) -> None:
+        self._ended = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1

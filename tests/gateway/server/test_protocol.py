@@ -1,6 +1,9 @@
-"""The end of a direct response: what it waits for, and that nothing is cut or mixed up by its waiting."""
+"""The end of a direct response: what it waits for, and that nothing is cut or mixed up by its waiting. And which
+requests are understood.
+"""
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +11,7 @@ import uvicorn
 
 from gateway.downstream import DIRECT
 from gateway.infra.redis.connection import Connection
-from gateway.server.protocol import DirectCycle, DirectProtocol
+from gateway.server.protocol import HEAD_BYTES_MAX, DirectCycle, DirectProtocol
 
 REQUEST = b"POST /%b HTTP/1.1\r\nhost: gateway\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -160,3 +163,85 @@ async def test_a_caller_who_leaves_while_the_answer_ends_gets_nothing(log):
     await turns()
 
     assert b"whole" not in b"".join(data for _, data in log)
+
+
+JAVA = (
+    b"POST /java HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 5\r\nHost: gateway\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\nhello"
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, len(JAVA), 10_000])
+async def test_a_wish_for_another_protocol_is_left_unheard(log, size):
+    """The request is answered with its body, and so are those before and after it on the same connection."""
+    seen: list[tuple[str, bytes, list[bytes]]] = []
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        body, more = b"", True
+        while more:
+            message = await cycle.receive()
+            body, more = body + message["body"], message["more_body"]
+        seen.append((path, body, [name for name, _ in cycle.scope["headers"]]))
+        finish(cycle, path.encode())
+
+    caller = Caller(log, respond)
+    sent = JAVA + REQUEST % b"next" + JAVA
+    for start in range(0, len(sent), size):
+        caller.protocol.data_received(sent[start : start + size])
+        await turns(2)
+    await turns()
+
+    assert [(path, body) for path, body, _ in seen] == [("/java", b"hello"), ("/next", b"{}"), ("/java", b"hello")]
+    assert seen[0][2] == [b"connection", b"content-length", b"host", b"http2-settings"]
+    assert b"".join(data for _, data in log).count(b"200 OK") == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n", b"405"),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n", b"431"),
+    ],
+)
+async def test_what_is_no_request_is_refused_with_a_request_id(log, request_, status):
+    caller = Caller(log, lambda *_: pytest.fail("nobody is asked"))
+
+    caller.protocol.data_received(request_)
+
+    (_, answer), closed = log
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert closed == ("caller", b"closed")
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert b"x-request-id: " + json.loads(body)["error"]["request_id"].encode() in head
+
+
+@pytest.mark.parametrize("cut", [1, 20, 50])
+async def test_a_body_is_not_counted_as_the_next_request_s_head(log, cut):
+    body = b"a" * (2 * HEAD_BYTES_MAX)
+    first = b"POST /first HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    second = REQUEST % b"second"
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()))
+
+    caller.protocol.data_received(first[:100])
+    caller.protocol.data_received(first[100:] + second[:cut])
+    caller.protocol.data_received(second[cut:])
+    await turns()
+
+    answers = b"".join(data for _, data in log)
+    assert answers.count(b"200 OK") == 2
+    assert b"/second" in answers
+
+
+@pytest.mark.parametrize("size", [1000, 5000, 2 * HEAD_BYTES_MAX])
+async def test_a_head_without_end_is_refused(log, size):
+    caller = Caller(log, lambda *_: pytest.fail("nobody is asked"))
+    caller.protocol.data_received(b"GET / HTTP/1.1\r\nx: ")
+
+    sent = 0
+    while not caller.wire.is_closing() and sent < 4 * HEAD_BYTES_MAX:
+        caller.protocol.data_received(b"a" * size)
+        sent += size
+
+    assert sent <= HEAD_BYTES_MAX + size
+    assert log[0][1].startswith(b"HTTP/1.1 431")
