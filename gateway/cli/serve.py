@@ -6,9 +6,13 @@ development a key and a first request to paste.
 
 import argparse
 import logging
+import shlex
+import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from gateway import __version__
 from gateway.app import create_app, keep_books
@@ -27,6 +31,8 @@ from gateway.server import supervisor
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
+
+PROGRAM = "gateway"
 
 _NAME_WIDTH = 12
 _TEXT_WIDTH = 100
@@ -51,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     # Kept in the data directory, so that no worker has to make the catalogue.
     for key, why in load_prices(loaded, keep=True).objections(SystemClock().now()).items():
         log.warning("%s: %s; not used", key, why)
-    welcome = Welcome(loaded, Printer(sys.stderr))
+    welcome = Welcome(
+        loaded, Printer(sys.stderr), program=program_name(sys.argv[0]), options=joining_options(arguments)
+    )
     return supervisor.run(
         loaded,
         app_factory=partial(create_app, proxies=proxy_variables()),
@@ -61,12 +69,31 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
 
+def program_name(started_as: str) -> str:
+    """What to type to run this program again, from the directory it was started in."""
+    if Path(started_as).name != PROGRAM:
+        return f"{shlex.quote(sys.executable)} -m {PROGRAM}"
+    found = shutil.which(PROGRAM)
+    if found is not None and Path(found).resolve() == Path(started_as).resolve():
+        return PROGRAM
+    return shlex.quote(started_as)
+
+
+def joining_options(arguments: argparse.Namespace) -> str:
+    """The options that lead another command to this gateway's stores."""
+    given = {"--config": arguments.config, "--data-dir": arguments.data_dir}
+    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
+
+
 class Welcome:
     """Makes the first key of a development database, and says how to use the gateway once it runs."""
 
-    def __init__(self, loaded: Loaded, out: Printer) -> None:
+    def __init__(self, loaded: Loaded, out: Printer, *, program: str = PROGRAM, options: str = "") -> None:
+        """`program` and `options` are what other commands for this gateway begin and end with."""
         self._loaded = loaded
         self._out = out
+        self._program = program
+        self._options = options
         self._key: NewKey | None = None
 
     async def prepare(self, settings: Settings, stores: Stores) -> None:
@@ -89,18 +116,28 @@ class Welcome:
         self._fact("base URL", f"{address}/v1")
         if self._key is not None:
             self._fact("key", f"{out.paint(self._key.text, Colour.GREEN)}  (shown this once)")
-        self._fact("more keys", "gateway keys create --name NAME")
+        self._fact("more keys", self._command("keys create --name NAME"))
         self._fact("providers", ", ".join(on) or "none")
         if off:
             self._fact("turn on by", ", ".join(sorted(off)))
+        if on:
+            self._show_request(address, model=_example(settings, on))
+        self._key = None
+
+    def _show_request(self, address: str, *, model: str) -> None:
+        out = self._out
+        if not model:
+            model = "MODEL"
+            self._fact("models", f"{self._command('models')} lists what can be called")
         out.line()
         key = "$GATEWAY_KEY" if self._key is None else self._key.text
-        model = ECHO if ECHO in on else next((each for name in on for each in settings.providers[name].models), ECHO)
         body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
         out.line(f"curl -N {address}/v1/chat/completions -H 'content-type: application/json' \\")
         out.line(f'  -H "authorization: Bearer {key}" \\')
         out.line(f"  -d '{body}'")
-        self._key = None
+
+    def _command(self, what: str) -> str:
+        return f"{self._program} {what}{self._options}"
 
     def _fact(self, name: str, text: str) -> None:
         """A name and what there is to say, in a column."""
@@ -108,3 +145,11 @@ class Welcome:
         self._out.line(f"  {self._out.paint(name.ljust(_NAME_WIDTH), Colour.DIM)}{first}")
         for line in rest:
             self._out.line(" " * (_NAME_WIDTH + 2) + line)
+
+
+def _example(settings: Settings, on: Sequence[str]) -> str:
+    """A model that can be called; empty where providers name none."""
+    if ECHO in on:
+        return ECHO
+    names = (model for provider in on for model in settings.providers[provider].models)
+    return next((name for name in names if not name.endswith("*")), "")

@@ -1,5 +1,6 @@
 """What a person sees when the gateway starts, and that it starts and stops as a shell expects."""
 
+import argparse
 import io
 import re
 import signal
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import urllib.request
 
-from gateway.cli.serve import Welcome
+import pytest
+
+from gateway.cli.serve import Welcome, joining_options, program_name
 from gateway.cli.table import Printer
 from gateway.config import load
 from gateway.infra.embedded import Stores
@@ -21,10 +24,10 @@ TIMEOUT_S = 60
 KEY = re.compile(r"gw_live_[A-Za-z0-9_-]{55}")
 
 
-def welcome(data_dir, **variables: str) -> tuple[Welcome, io.StringIO]:
+def welcome(data_dir, *, config=None, options: str = "", **variables: str) -> tuple[Welcome, io.StringIO]:
     out = io.StringIO()
-    loaded = load(environ={"GATEWAY__SERVER__DATA_DIR": str(data_dir)} | variables)
-    return Welcome(loaded, Printer(out)), out
+    loaded = load(config, environ={"GATEWAY__SERVER__DATA_DIR": str(data_dir)} | variables)
+    return Welcome(loaded, Printer(out), program="venv/bin/gateway", options=options), out
 
 
 async def prepare(greeter: Welcome, dsn: str, data_dir, **variables: str) -> None:
@@ -65,6 +68,62 @@ async def test_production_makes_no_key(database, tmp_path, monkeypatch):
 
     assert not KEY.search(out.getvalue())
     assert not (tmp_path / "pepper").exists()
+
+
+PRODUCTION = """
+server = { development = false, host = "127.0.0.1" }
+auth.pepper = "a pepper of some length"
+"""
+LISTED = """
+[providers.local]
+adapter = "openai"
+base_url = "http://127.0.0.1:9001/v1"
+models = ["llama-*", "small"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "hidden"),
+    [
+        ("", '"model": "echo"', "models   "),
+        (LISTED, '"model": "echo"', "models   "),
+        (PRODUCTION, "providers   none", "curl"),
+        (PRODUCTION + LISTED, '"model": "small"', "models   "),
+        (PRODUCTION + LISTED.replace(', "small"', ""), '"model": "MODEL"', '"model": "llama'),
+        (PRODUCTION + LISTED.replace(', "small"', ""), "venv/bin/gateway models lists", '"model": "llama'),
+    ],
+)
+def test_the_request_to_paste_asks_for_a_model_that_is_there(tmp_path, text, shown, hidden):
+    (tmp_path / "gateway.toml").write_text(text)
+    greeter, out = welcome(tmp_path, config=tmp_path / "gateway.toml")
+
+    greeter.announce(ADDRESS)
+
+    assert shown in out.getvalue()
+    assert hidden not in out.getvalue()
+
+
+def test_the_command_for_more_keys_leads_to_this_gateway(tmp_path):
+    greeter, out = welcome(tmp_path, options=" --data-dir elsewhere")
+
+    greeter.announce(ADDRESS)
+
+    assert "venv/bin/gateway keys create --name NAME --data-dir elsewhere" in out.getvalue()
+
+
+def test_a_program_is_named_as_it_can_be_typed(tmp_path, monkeypatch):
+    program = tmp_path / "gateway"
+    program.touch(mode=0o755)
+
+    assert program_name(str(program)) == str(program)
+    assert program_name("/somewhere/gateway/__main__.py") == f"{sys.executable} -m gateway"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program_name(str(program)) == "gateway"
+
+
+def test_options_that_lead_elsewhere_are_repeated():
+    assert joining_options(argparse.Namespace(config=None, data_dir=None)) == ""
+    assert joining_options(argparse.Namespace(config="a b.toml", data_dir="d")) == " --config 'a b.toml' --data-dir d"
 
 
 def test_serve_announces_its_address_and_ends_well_when_told(database, redis_url, tmp_path, environ):
