@@ -67,7 +67,8 @@ class ControlSocket:
         self.path.unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        # Whatever it is, a client without an answer is less than a gateway without a supervisor.
+        with contextlib.suppress(OSError):
             connection, _ = self._listener.accept()
             if len(self._clients) >= CLIENTS_MAX:
                 connection.close()

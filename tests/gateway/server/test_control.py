@@ -1,3 +1,4 @@
+import resource
 import selectors
 import socket
 import tempfile
@@ -115,6 +116,21 @@ def test_too_many_clients_are_turned_away(world: World) -> None:
     world.turn()
     with world.connect() as client:
         client.sendall(b"small\n")
+        assert read_all(world, client) == b"yes"
+
+
+def test_a_process_that_may_open_no_file_lives_on(world: World) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(world.control.path))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            for key, _ in world.selector.select(0):
+                key.data()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.sendall(b"small\n")
+
         assert read_all(world, client) == b"yes"
 
 
