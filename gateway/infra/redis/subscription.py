@@ -95,7 +95,10 @@ class Subscription:
             log.log(
                 logging.WARNING if proven or not delay_s else logging.DEBUG,
                 "redis subscription lost",
-                extra={"channels": list(self._channels), "reason": reason},
+                extra={
+                    "channels": [channel.decode("ascii", "replace") for channel in self._channels],
+                    "reason": reason,
+                },
             )
             delay_s = DELAY_S_MIN if proven else min(DELAY_S_MAX, max(DELAY_S_MIN, delay_s * 2))
 
