@@ -57,8 +57,8 @@ class Peek(msgspec.Struct, frozen=True, kw_only=True):
     empty: bool = False
     #: What the caller asks to be served as, `flex` or `priority` for example; it changes the price.
     service_tier: str | None = None
-    #: Further models and wishes about providers. They are for the gateway: a provider that took them for its own could
-    #: serve another model than the one that was authorised.
+    #: Further models and wishes about providers. They are for the gateway: a provider that took them for its own
+    #: could serve another model than the one that was authorised.
     models_span: Span | None = None
     provider_span: Span | None = None
 
