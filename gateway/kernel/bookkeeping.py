@@ -33,6 +33,10 @@ SETTLE_BUSY_S: Final = 0.05
 SETTLE_IDLE_S: Final = 0.25
 CARRY_EVERY_S: Final = 0.25
 SWEEP_EVERY_S: Final = 5.0
+#: After Redis was away, workers get so long to renew leases that ran out meanwhile, and to tell what has ended.
+SWEEP_AFTER_S: Final = 4.0
+#: It was away if nothing was heard of it for so long; the lease asks every second.
+SILENT_S: Final = 3.0
 SWEEP_MAX: Final = 500
 RECONCILE_EVERY_S: Final = 60.0
 PARTITIONS_EVERY_S: Final = 6 * 3600.0
@@ -65,7 +69,11 @@ class Bookkeeping:
         self._courier = Courier(database, ledger, self.loader)
         self._reconciler = Reconciler(database, redis, self.loader, partitions=partitions)
         self._tasks = TaskGroup()
+        self._clock = clock
         self._ours = asyncio.Event()
+        #: When Redis last answered us, and since when it does so without a pause, on the monotonic clock.
+        self._heard_s = 0.0
+        self._heard_since_s = 0.0
         #: What was found out by settling and has not been mended yet.
         self._repeated: set[int] = set()
         self._rewound: set[int] = set()
@@ -108,11 +116,20 @@ class Bookkeeping:
             except GatewayError:
                 ours = False
             if ours:
+                self._hear()
                 self._ours.set()
             else:
                 self._ours.clear()
                 self._telemetry.settle_lag.set((), 0.0)  # the holder's is the one that counts
             await asyncio.sleep(LEASE_EVERY_S)
+
+    def _hear(self) -> bool:
+        """Redis has answered. Whether it does so for long enough that living workers have renewed their leases."""
+        now_s = self._clock.monotonic()
+        if now_s - self._heard_s > SILENT_S:
+            self._heard_since_s = now_s
+        self._heard_s = now_s
+        return now_s - self._heard_since_s >= SWEEP_AFTER_S
 
     async def _repeat(self, work: Callable[[], Awaitable[float]]) -> None:
         """Do `work` for ever; it answers how long to wait until the next time."""
@@ -160,8 +177,11 @@ class Bookkeeping:
         return 0.0 if await self._courier.carry_once() >= ROUND_MAX else CARRY_EVERY_S
 
     async def _sweep(self) -> float:
+        wait_s = self._heard_since_s + SWEEP_AFTER_S - self._clock.monotonic()
+        if wait_s > 0:
+            return wait_s
         for partition in range(self._partitions):
-            expired = await self._ledger.sweep(partition, at_most=SWEEP_MAX)
+            expired = await self._ledger.sweep(partition, at_most=SWEEP_MAX, permitted=self._hear)
             self._telemetry.holds_expired[0] += sum(each.outcome != "lost" for each in expired)
             for each in expired:
                 log.warning("request %s: its worker is gone, %s", each.request_id, each.outcome)

@@ -170,15 +170,18 @@ class Ledger:
         keys = (self._key(partition, "leases"), self._key(partition, "progress"))
         return Answer(self._renew(keys, args), _texts)
 
-    async def sweep(self, partition: int, *, at_most: int = SWEEP_MAX) -> list[Expired]:
+    async def sweep(
+        self, partition: int, *, at_most: int = SWEEP_MAX, permitted: Callable[[], bool] | None = None
+    ) -> list[Expired]:
         """End at most `at_most` holds whose lease ran out, oldest first.
 
         Three steps, since the keys of a hold stand in the hold. The last one looks again whether it is due: sweeps
-        may run side by side.
+        may run side by side. `permitted` is asked once it is known that leases ran out, and may say that this is no
+        time to do anything about it.
         """
         leases = self._key(partition, "leases")
         due: list[str] = _texts(await self._due((leases,), (min(at_most, SWEEP_MAX), self._now())))
-        if not due:
+        if not due or (permitted is not None and not permitted()):
             return []
         tails = (leases, self._key(partition, "progress"), self._key(partition, "usage"))
         holds = [self._key(partition, f"h:{request_id}") for request_id in due]

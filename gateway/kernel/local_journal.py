@@ -91,8 +91,9 @@ class LocalJournal:
         self._key = b""
         self._size_bytes = 0
         self._synced_bytes = 0
-        #: Ends in the file.
+        #: Ends in the file, and requests it says of that they are under way.
         self.ends = 0
+        self._under_way: set[str] = set()
         #: Ends that this process wrote and that Redis was not told yet.
         self.untold = 0
 
@@ -105,6 +106,11 @@ class LocalJournal:
     def has_room(self) -> bool:
         """Whether another request may be let in whose end may have to be written here."""
         return self._size_bytes < self._bytes_max // 4 * 3
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to seal it as soon as Redis can be told: it has ends in it, or nothing that still counts."""
+        return self.ends > 0 or (self._size_bytes > 0 and not self._under_way)
 
     def append(self, entry: Entry) -> None:
         """Write one entry; it is the kernel's when this returns.
@@ -122,7 +128,11 @@ class LocalJournal:
             self._write(frame)
         except OSError as error:
             raise StoreUnavailable(detail=f"the local journal can't be written: {error}") from error
-        if entry.verb in {"settle", "void"}:
+        if entry.verb == "progress":
+            self._under_way.add(entry.request_id)
+            return
+        self._under_way.discard(entry.request_id)
+        if entry.verb != "told":
             self.ends += 1
             self.untold += 1
 
@@ -144,6 +154,7 @@ class LocalJournal:
         """The file, which will not be written to any more, still locked; None if there is none."""
         file, self._file = self._file, None
         self._size_bytes = self._synced_bytes = self.ends = 0
+        self._under_way.clear()
         return file
 
     def close(self) -> None:

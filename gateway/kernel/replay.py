@@ -83,7 +83,7 @@ class Replay:
         """
         if not self._reachable():
             return 0
-        if self._journal.ends and (file := self._journal.seal()) is not None:
+        if self._journal.is_due and (file := self._journal.seal()) is not None:
             self._files.append((file, True))
         if left:
             self._files += [(file, False) for file in find_left(self._journal.directory)]

@@ -8,7 +8,10 @@ What must hold, whatever happened to it:
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from gateway.infra.embedded import Stores
 from gateway.infra.postgres import Database
 from gateway.infra.redis import Redis
+from gateway.kernel.holds import RENEW_S, YOUNG_S
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.loader import Loader
 from gateway.kernel.reconciler import Reconciler, check_books
@@ -34,6 +38,8 @@ PATIENCE_S: Final = 60.0
 #: As configured, and what a busy machine may add to it.
 TIMEOUT_S: Final = 0.5
 BUSY_S: Final = 5.0
+#: What a renewal may come late by on a machine that has other things to do.
+LATE_S: Final = 2.0
 
 CONFIG: Final = """
 [providers.local]
@@ -43,6 +49,7 @@ api_key = "env:PROVIDER_KEY"
 models = ["m"]
 [money]
 when_redis_is_away = "{mode}"
+lease_s = {lease_s}
 [log]
 level = "info"
 access = ""
@@ -120,6 +127,20 @@ class Scene:
             assert balance == CREDIT_NANOS - spent[account.id]
         assert b"Traceback" not in self.gateway.log, self.gateway.log.decode()
 
+    async def costs(self) -> dict[str, int]:
+        rows = await self.database.fetch("select request_id::text as id, cost_nanos from usage_records")
+        return {row["id"]: row["cost_nanos"] for row in rows}
+
+    def workers(self) -> list[int]:
+        """The processes that serve."""
+        parent = self.gateway._process.pid
+        pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text().startswith("gw-worker")]
+
+    def journals(self) -> list[Path]:
+        """Files that still wait to be told."""
+        return [path for path in (self.gateway._dir / "data" / "journal").glob("*") if path.stat().st_size]
+
     def count(self) -> dict[int, int]:
         """Answers seen, by status; 0 is a connection that broke."""
         seen: dict[int, int] = {}
@@ -133,11 +154,11 @@ async def play(database, valkey):
     """Puts a scene up for a mode, with the crowd already asking."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def play(mode: str) -> Scene:
+        async def play(mode: str, *, lease_s: float = 60.0) -> Scene:
             opened = await stack.enter_async_context(Database(database, pool_size=4, timeout_s=PATIENCE_S))
             upstream = await stack.enter_async_context(ScriptedUpstream(tell))
             stores = Stores(database, valkey.url)
-            config = CONFIG.format(url=upstream.url, mode=mode) + MODEL
+            config = CONFIG.format(url=upstream.url, mode=mode, lease_s=lease_s) + MODEL
             gateway = await stack.enter_async_context(ServedGateway(stores, config, workers=WORKERS))
             redis = Redis(valkey.url, timeout_s=10)
             await redis.connect()
@@ -195,6 +216,50 @@ async def test_every_token_is_charged_once_whatever_happens_to_redis(play, valke
     assert scene.count()[200] > 50
     # A caller may meet a store that is away, or an account that is being loaded, and nothing else.
     assert set(scene.count()) <= {200, 503}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("how", ["killed", "paused"])
+async def test_an_outage_longer_than_the_leases_costs_nobody_a_token(play, valkey, how):
+    """The leases of all that is under way have run out when Redis is back; it must hear of them before it is swept."""
+    scene = await play("refuse", lease_s=5.0)
+
+    valkey.kill() if how == "killed" else valkey.pause()
+    await asyncio.sleep(8)
+    await asyncio.to_thread(valkey.start if how == "killed" else valkey.resume)
+    await scene.served()
+    await scene.crowd.finish()
+
+    await scene.judge()
+    assert b"had ended already" not in scene.gateway.log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("mode", ["refuse", "limit_locally"])
+async def test_workers_that_die_while_redis_is_away_leave_what_they_knew(play, valkey, mode):
+    scene = await play(mode)
+    valkey.kill()
+    await asyncio.sleep(3)
+
+    for pid in scene.workers():
+        os.kill(pid, signal.SIGKILL)
+    await asyncio.sleep(2)
+    await asyncio.to_thread(valkey.start)
+    await scene.served()
+    await scene.crowd.finish()
+
+    await scene.judge()
+    cut = [sight for sight in scene.crowd.sights if sight.status == 200 and not sight.whole]
+    costs = await scene.costs()
+    # All but what was delivered in the last moments was written down.
+    long = [sight for sight in cut if sight.ended_s - sight.asked_s > RENEW_S + YOUNG_S + LATE_S]
+    assert long
+    assert [sight.request_id for sight in long if not costs.get(sight.request_id)] == []
+    async with asyncio.timeout(PATIENCE_S):
+        while scene.journals():  # noqa: ASYNC110  other processes remove them
+            await asyncio.sleep(0.25)
 
 
 @pytest.mark.timeout(120)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.errors import StoreUnavailable
 from gateway.infra.metrics import Registry
 from gateway.kernel.holds import YOUNG_S, Hold, Holds
 from gateway.kernel.limits import pack_limits
@@ -154,7 +155,7 @@ async def test_a_replay_that_is_interrupted_goes_on_and_charges_once(worker, red
     for hold in holds:
         worker.settle(hold, 40)
     redis.away, redis.silent = False, True  # it takes all of them, and answers none
-    with pytest.raises(Exception, match="store"):
+    with pytest.raises(StoreUnavailable):
         await worker.replay.replay_once()
     redis.silent = False
 
@@ -182,10 +183,10 @@ async def test_what_a_dead_process_had_delivered_is_charged(worker, redis, clock
     hold = await worker.open("one")
     redis.away = True
     worker.deliver(hold, 10)
-    with pytest.raises(Exception, match="store"):
+    with pytest.raises(StoreUnavailable):
         await worker.renew()
     worker.deliver(hold, 25)
-    with pytest.raises(Exception, match="store"):
+    with pytest.raises(StoreUnavailable):
         await worker.renew()
     worker.die()
     redis.away = False
@@ -201,7 +202,7 @@ async def test_a_living_process_ends_its_requests_itself(worker, redis):
     one, other = await worker.open("one"), await worker.open("other")
     redis.away = True
     worker.deliver(one, 10)
-    with pytest.raises(Exception, match="store"):
+    with pytest.raises(StoreUnavailable):
         await worker.renew()
     worker.settle(other, 30)
     redis.away = False
@@ -217,16 +218,34 @@ async def test_what_was_told_to_redis_is_not_taken_for_an_orphan(worker, redis, 
     hold = await worker.open("one")
     redis.away = True
     worker.deliver(hold, 10)
-    with pytest.raises(Exception, match="store"):
+    with pytest.raises(StoreUnavailable):
         await worker.renew()
     redis.away = False
     worker.settle(hold, 50)
+    assert worker.journal.is_due
     worker.die()
     clock.at_s += 1000  # Redis has forgotten the request
     heir = Worker(redis, clock, worker.journal.directory)
 
     assert await heir.replay.replay_once() == 0
 
+    assert await balance(redis) == (CREDIT - 50, 0)
+
+
+async def test_a_file_in_which_nothing_counts_any_more_is_removed(worker, redis):
+    hold = await worker.open("one")
+    redis.away = True
+    worker.deliver(hold, 10)
+    with pytest.raises(StoreUnavailable):
+        await worker.renew()
+    redis.away = False
+
+    await worker.replay.replay_once()
+    assert len(list(worker.journal.directory.iterdir())) == 1  # it is under way
+    worker.settle(hold, 50)
+    await worker.replay.replay_once()
+
+    assert list(worker.journal.directory.iterdir()) == []
     assert await balance(redis) == (CREDIT - 50, 0)
 
 
@@ -246,7 +265,7 @@ async def test_the_progress_of_a_request_that_redis_forgot_is_written_down(worke
 async def test_an_abandoned_admission_gives_back_what_it_took(worker, redis):
     scopes = redis.scopes(account_id=ACCOUNT, key_id="key", limits=pack_limits())
     redis.silent = True
-    with pytest.raises(Exception, match="store"):
+    with pytest.raises(StoreUnavailable):
         await redis.admit("one", scopes, hold_nanos=100, tokens=5)
     assert (await redis.store.peek_balance(ACCOUNT)).held_nanos == 100
     redis.silent, redis.away = False, True
