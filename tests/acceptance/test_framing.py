@@ -182,7 +182,7 @@ async def test_a_compressed_request_is_understood(stage, server, coding):
         (b"gzip, gzip", gzip.compress(gzip.compress(ASK)), 415),
         (b"gzip", ASK, 400),
         (b"gzip", gzip.compress(ASK)[:-9], 400),
-        (b"gzip", gzip.compress(b" " * 300_000_000, 9), 413),
+        (b"gzip", gzip.compress(b" " * 50_000_000), 413),
     ],
     ids=["unknown", "twice", "not_gzip", "cut", "bomb"],
 )
@@ -444,7 +444,7 @@ async def test_an_answer_in_an_unknown_coding_is_an_error(stage):
 
 async def test_a_bomb_is_defused(stage, server):
     """Case 49."""
-    bomb = gzip.compress(b" " * 500_000_000, 9)
+    bomb = gzip.compress(b" " * 50_000_000)
     gateway, _ = await stage.gateway(same(answer(bomb, headers=[(b"content-encoding", b"gzip")])), server=server)
 
     answered = await gateway.ask(ASK)

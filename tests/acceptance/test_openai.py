@@ -379,10 +379,10 @@ async def test_the_azure_client(stage, server):
     assert gateway.key.encode() not in request.head + request.body
 
 
-async def test_a_client_that_gives_up_is_three_requests(stage, server):
+async def test_a_client_that_gives_up_is_three_requests(stage):
     """Case 82: the client's own timeout, its two retries, and a provider that is let go each time."""
     never = asyncio.Event()
-    gateway, upstream = await stage.gateway(play(RECEIVE, Until(never)), server=server)
+    gateway, upstream = await stage.gateway(play(RECEIVE, Until(never)))
 
     with pytest.raises(openai.APITimeoutError):
         await gateway.openai(max_retries=2, timeout=0.3).chat.completions.create(model="gpt-x", messages=MESSAGES)
