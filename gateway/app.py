@@ -163,6 +163,7 @@ async def keep_books(settings: Settings, stores: Stores, link: Link, stopping: a
     async with contextlib.AsyncExitStack() as stack:
         database = Database(stores.database_dsn, pool_size=BOOKS_POOL_SIZE, timeout_s=BOOKS_TIMEOUT_S)
         stack.push_async_callback(database.close)
+        metrics.on_collect(partial(_show_pool, database, telemetry))
         redis = Redis(stores.redis_url, timeout_s=BOOKS_TIMEOUT_S)
         stack.push_async_callback(redis.close)
         books = Bookkeeping(database, redis, ledger=Ledger(redis), telemetry=telemetry, clock=SystemClock())
@@ -198,6 +199,7 @@ def _deps(
     telemetry = Telemetry(metrics, version=__version__)
     telemetry.know(providers=registry.providers, models=offers.listed())
     metrics.on_collect(partial(_show_health, router, telemetry, clock))
+    metrics.on_collect(partial(_show_pool, database, telemetry))
     access_log = AccessLog(settings.log.access)
     hot = Ledger(redis)
     journal = LocalJournal(
@@ -247,6 +249,10 @@ def _show_health(router: Router, telemetry: Telemetry, clock: Clock) -> None:
     for provider, out in router.health.keys_out(clock.monotonic()).items():
         telemetry.set_keys_out(provider, out)
     telemetry.retries_refused[0] = router.budget.refused
+
+
+def _show_pool(database: Database, telemetry: Telemetry) -> None:
+    telemetry.set_pool(size=database.size, in_use=database.size - database.idle, waiting=database.waiting)
 
 
 def _limits(plan: Plan) -> Limits:

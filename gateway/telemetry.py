@@ -32,9 +32,9 @@ TOKEN_BOUNDS = tuple(float(4**power) for power in range(14))
 OVERHEAD_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 STORE_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
-#: The stages that cost something, and `total`: all but the time spent waiting for a provider.
-Component = Literal["authenticate", "receive", "admit", "route", "relay", "settle", "total"]
-COMPONENTS: tuple[Component, ...] = ("authenticate", "receive", "admit", "route", "relay", "settle", "total")
+#: `total` is all but the time spent waiting for a provider. Of its parts, the stores have metrics of their own; the
+#: stages are too short to be worth two readings of a clock each.
+TOTAL = "total"
 
 STATUS_CLASSES = {number: f"{number}xx" for number in range(1, 6)}
 UsageKind = Literal["reported", "estimated", "partial", "none"]
@@ -187,6 +187,12 @@ class Telemetry:
         """Show how many keys of a provider are out of use. Of several workers, the one with the most counts."""
         self._keys_out.set((provider if provider in self._providers else OTHER,), count)
 
+    def set_pool(self, *, size: int, in_use: int, waiting: int) -> None:
+        """Show this process's database connections, and how many tasks wait for one."""
+        self._db_pool_size.set((), size)
+        self._db_pool_in_use.set((), in_use)
+        self._db_pool_waiting.set((), waiting)
+
     def time_redis(self, op: str) -> Observations:
         """The series for one kind of Redis call; ask once and keep it. `op` is the script's name."""
         return self._redis.bind(op)
@@ -204,12 +210,11 @@ class Telemetry:
         self.in_flight = in_flight.cell()
         overhead = registry.histogram(
             "gateway_overhead_seconds",
-            "The gateway's own time, by stage; total is all but waiting for providers.",
+            "The gateway's own time; total is all but waiting for providers.",
             ("component",),
             bounds=OVERHEAD_BOUNDS_S,
         )
-        self.overhead: dict[Component, Observations] = {name: overhead.bind(name) for name in COMPONENTS}
-        self._overhead_total = self.overhead["total"]
+        self._overhead_total = overhead.bind(TOTAL)
         self._attempts = registry.counter(
             "gateway_upstream_attempts_total",
             "Attempts at providers. outcome is ok or the error type.",
@@ -307,9 +312,9 @@ class Telemetry:
         self._redis = registry.histogram(
             "gateway_redis_seconds", "Round trips to Redis, by script.", ("op",), bounds=STORE_BOUNDS_S
         )
-        self.db_pool_size = registry.gauge("gateway_db_pool_size", "Database connections open.", mode="sum")
-        self.db_pool_in_use = registry.gauge("gateway_db_pool_in_use", "Database connections in use.", mode="sum")
-        self.db_pool_waiting = registry.gauge(
+        self._db_pool_size = registry.gauge("gateway_db_pool_size", "Database connections open.", mode="sum")
+        self._db_pool_in_use = registry.gauge("gateway_db_pool_in_use", "Database connections in use.", mode="sum")
+        self._db_pool_waiting = registry.gauge(
             "gateway_db_pool_waiting", "Tasks waiting for a database connection.", mode="sum"
         )
 

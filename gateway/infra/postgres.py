@@ -84,6 +84,8 @@ class Database:
         self._application = application
         self._opening = asyncio.Lock()
         self._pool: Any = None  # asyncpg has no types
+        #: How many wait for a connection.
+        self.waiting = 0
 
     @property
     def size(self) -> int:
@@ -103,7 +105,11 @@ class Database:
         """
         if self._pool is None:
             await self._open()
-        connection = await _mapped(self._pool.acquire(timeout=self._timeout_s))
+        self.waiting += 1
+        try:
+            connection = await _mapped(self._pool.acquire(timeout=self._timeout_s))
+        finally:
+            self.waiting -= 1
         try:
             yield Session(connection)
         except BaseException as error:

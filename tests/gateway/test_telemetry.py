@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.infra.exposition import merge, render
 from gateway.infra.metrics import OTHER, Registry
-from gateway.telemetry import COMPONENTS, Record, Telemetry
+from gateway.telemetry import Record, Telemetry
 from tests.gateway.infra.exposition_text import Exposition
 
 FAMILIES = {
@@ -194,7 +194,7 @@ def test_what_is_counted_as_it_happens():
     telemetry.count_decision("tokens", "refused")
     telemetry.set_breaker("openai", 2)
     telemetry.time_redis("settle").observe(0.0003)
-    telemetry.overhead["admit"].observe(0.0002)
+    telemetry.set_pool(size=4, in_use=3, waiting=2)
     telemetry.in_flight[0] += 2
     telemetry.in_flight[0] -= 1
     telemetry.credit_held[0] += 2**60
@@ -207,14 +207,13 @@ def test_what_is_counted_as_it_happens():
     assert text.value("gateway_limiter_decisions_total", scope="tokens", decision="refused") == 1
     assert text.value("gateway_breaker_state", provider="openai") == 2
     assert text.value("gateway_redis_seconds_count", op="settle") == 1
-    assert text.value("gateway_overhead_seconds_sum", component="admit") == pytest.approx(0.0002)
+    assert text.value("gateway_db_pool_size") == 4
+    assert text.value("gateway_db_pool_in_use") == 3
+    assert text.value("gateway_db_pool_waiting") == 2
     assert text.value("gateway_in_flight") == 1
     assert text.value("gateway_credit_held_nanodollars_total") == 2**60
     assert text.value("gateway_ledger_drift_nanodollars") == -5
     assert text.value("gateway_build_info", version="1.2.3") == 1
-    assert {labels[0][1] for name, labels in text.samples if name == "gateway_overhead_seconds_count"} == set(
-        COMPONENTS
-    )
 
 
 def test_a_record_is_a_short_line_without_what_is_empty():

@@ -41,6 +41,17 @@ async def test_values_rows_and_counts(db: Database) -> None:
     assert await db.fetch_value("show timezone") == "UTC"
 
 
+async def test_those_who_wait_for_a_connection_are_counted(db: Database) -> None:
+    async with db.session(), db.session():
+        third = asyncio.ensure_future(db.fetch_value("select 3"))
+        # One turn to ask for it.
+        await asyncio.sleep(0)
+        assert (db.size, db.idle, db.waiting) == (2, 0, 1)
+
+    assert await third == 3
+    assert (db.size, db.idle, db.waiting) == (2, 2, 0)
+
+
 async def test_transaction_commits_or_leaves_nothing(db: Database) -> None:
     async with db.transaction() as tx:
         await tx.execute_many("insert into notes (name) values ($1)", [("one",), ("two",)])
