@@ -6,6 +6,7 @@ look-up of the raw path; everything else is matched by the router.
 """
 
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -13,7 +14,7 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan
 
 from gateway.deps import Deps, Handler
-from gateway.errors import MethodNotAllowed, UnknownRoute
+from gateway.errors import MethodNotAllowed, Overloaded, UnknownRoute
 from gateway.exchange import Exchange, Headers, Receive, Scope, Send
 from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, MODELS, OPEN, build
 from gateway.settings import Cors
@@ -21,9 +22,13 @@ from gateway.wire import paths
 from gateway.wire.dialects import Dialect
 from gateway.wire.paths import Target, resolve
 
+log = logging.getLogger(__name__)
+
 _HOT_PATHS: Final = (b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/embeddings")
 _NOWHERE: Final = Target(Dialect.OPENAI_OTHER, b"", "_other")
 _MODELS: Final = b"/models"
+#: Of paths that are relayed without being understood.
+_RELAYED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _EXPOSED: Final = (
     b"x-request-id, x-gateway-request-id, x-gateway-provider, x-gateway-attempts, x-gateway-cost-usd, retry-after, "
     b"retry-after-ms, x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
@@ -69,7 +74,7 @@ class V1:
             return self._models
         if target.path == paths.GENERATION or target.path.startswith(paths.GENERATIONS):
             return self._generations
-        return self._no_method if method in {"OPTIONS", "HEAD", "TRACE", "CONNECT"} else self._inference
+        return self._inference if method in _RELAYED_METHODS else self._no_method
 
 
 class CorsPolicy:
@@ -113,16 +118,10 @@ class CorsPolicy:
 
 
 class Health:
-    """`GET /health`: 200 while this worker takes requests, 503 once it drains. Asks nobody, costs nothing."""
-
-    def __init__(self) -> None:
-        self.draining = False
+    """`GET /health`: this worker takes requests; one that drains takes no connection. Asks nobody, costs nothing."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.draining:
-            await _answer(scope, send, 503, b'{"status":"draining"}', headers=[(b"connection", b"close")])
-        else:
-            await _answer(scope, send, 200, b'{"status":"ok"}')
+        await _answer(scope, send, 200, b'{"status":"ok"}')
 
 
 class Metrics:
@@ -136,7 +135,12 @@ class Metrics:
         if self._authorization is not None and not _presents(scope["headers"], self._authorization):
             await _answer(scope, send, 401, b'{"error":{"message":"This needs the metrics token."}}')
             return
-        body = await self._render()
+        try:
+            body = await self._render()
+        except Overloaded as error:
+            log.warning("no metrics: %s", error.detail)
+            await _answer(scope, send, 503, b'{"error":{"message":"The metrics can\'t be had right now."}}')
+            return
         await _answer(scope, send, 200, body, content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -160,7 +164,8 @@ async def _refuse_route(x: Exchange) -> None:
 
 
 async def _refuse_method(x: Exchange) -> None:
-    raise MethodNotAllowed(allow="POST")
+    is_known = x.target.dialect is not Dialect.OPENAI_OTHER
+    raise MethodNotAllowed(allow="POST" if is_known else ", ".join(_RELAYED_METHODS))
 
 
 def _presents(headers: Headers, authorization: bytes) -> bool:
@@ -174,9 +179,7 @@ async def _answer(
     body: bytes,
     *,
     content_type: bytes = b"application/json",
-    headers: Headers | None = None,
 ) -> None:
-    length = str(len(body)).encode()
-    all_headers = [(b"content-type", content_type), (b"content-length", length), *(headers or [])]
-    await send({"type": "http.response.start", "status": status, "headers": all_headers})
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

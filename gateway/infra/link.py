@@ -108,7 +108,7 @@ class Link:
     async def ask(self, what: bytes) -> bytes:
         """Send the supervisor a line and return its answer, e.g. to `METRICS`.
 
-        Raises: Overloaded when it does not answer in time.
+        Raises: Overloaded when it does not answer, or not in time.
         """
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
@@ -120,6 +120,8 @@ class Link:
                         answer += chunk
                         if len(answer) > ANSWER_BYTES_MAX:
                             raise Overloaded(detail="the supervisor's answer has no end")
+                    if not answer:
+                        raise Overloaded(detail="the supervisor has too many to answer")
                     return bytes(answer)
                 finally:
                     writer.close()

@@ -67,6 +67,17 @@ async def test_an_unknown_path_is_a_404_in_json(stage, server, path):
     assert upstream.connections == 0
 
 
+@pytest.mark.parametrize("method", [b"HEAD", b"TRACE", b"PROPFIND"])
+async def test_a_relayed_path_takes_the_methods_of_an_api_alone(stage, server, method):
+    gateway, upstream = await stage.gateway(same(answer(CHAT)), server=server)
+
+    answered = await gateway.ask(path=b"/v1/files", method=method)
+
+    assert answered.status == 405
+    assert answered.header(b"allow") == b"GET, POST, PUT, PATCH, DELETE"
+    assert upstream.connections == 0
+
+
 @pytest.mark.parametrize("method", [b"GET", b"PUT", b"DELETE", b"PATCH", b"HEAD"])
 async def test_a_wrong_method_is_a_405_that_says_the_right_one(stage, server, method):
     """Cases 85 and 87."""

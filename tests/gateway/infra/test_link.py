@@ -119,3 +119,16 @@ async def test_question_without_a_supervisor_is_an_overload(ends: tuple[Link, so
 
     with pytest.raises(Overloaded):
         await link.ask(METRICS)
+
+
+async def test_a_question_that_is_turned_away_is_an_overload(ends: tuple[Link, socket.socket, Path]) -> None:
+    """The supervisor hangs up where it has too many to answer: no metrics at all would read as no traffic."""
+    link, _, control = ends
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_unix_server(hang_up, str(control))
+    async with server:
+        with pytest.raises(Overloaded):
+            await link.ask(METRICS)
