@@ -34,6 +34,9 @@ OWN_DISTRIBUTION = "ai-gateway"
 #: Gives the entry points of a group.
 Discover = Callable[[str], Iterable[EntryPoint]]
 
+#: What a provider's table may hold whatever its adapter is.
+COMMON_KEYS = tuple(key for key in ProviderSettings.__struct_fields__ if key != "extra")
+
 _METHODS = ("configure", "prepare", "tap", "classify")
 
 
@@ -220,7 +223,7 @@ def _configured(
         )
     except ConfigError as error:
         key = f"providers.{name}.{error.param}" if error.param else f"providers.{name}"
-        raise ConfigError(f"{key}: {error.message}", param=key) from error
+        raise ConfigError(f"{key}: {error.message}{_meant(error, provider)}", param=key) from error
     except Exception as error:
         raise ConfigError(
             f'providers.{name}: adapter "{entry_point.name}" of {distribution(entry_point)} failed to configure: '
@@ -235,6 +238,14 @@ def _configured(
             param=f"providers.{name}",
         )
     return adapter
+
+
+def _meant(error: ConfigError, provider: ProviderSettings) -> str:
+    """The key that every provider has and that was probably meant, where an adapter refused one as its own."""
+    if error.param not in provider.extra or "did you mean" in error.message:
+        return ""
+    close = difflib.get_close_matches(error.param, COMMON_KEYS, n=1, cutoff=0.75)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def _unknown_adapter(name: str, adapter: str, adapters: Mapping[str, EntryPoint]) -> ConfigError:

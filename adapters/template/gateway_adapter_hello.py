@@ -44,7 +44,7 @@ class Hello:
         if config.api_key is None:
             raise ConfigError("is missing", param="api_key")
         if unknown := config.extra.keys() - {"region"}:
-            raise ConfigError(f"there is no key {min(unknown)}")
+            raise ConfigError("is not a key of this adapter", param=min(unknown))
         region = config.extra.get("region", "eu")
         if region not in REGIONS:
             raise ConfigError(f"must be one of {', '.join(REGIONS)}", param="region")

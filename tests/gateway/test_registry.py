@@ -210,6 +210,21 @@ def test_a_refused_table_names_the_provider(tmp_path: Path) -> None:
         Registry.load(settings(one=Provider(adapter="fine", extra={"color": 1})), entry_points=installed)
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"), [("modles", "models"), ("api_keyz", "api_key"), ("droop", "drop"), ("colour", None)]
+)
+def test_a_misspelt_key_gets_a_suggestion(key: str, meant: str | None) -> None:
+    provider = Provider(adapter="openai", base_url="http://127.0.0.1:1/v1", extra={key: "x"})
+
+    with pytest.raises(ConfigError) as caught:
+        Registry.load(settings(one=provider))
+
+    message = caught.value.message
+    assert message.startswith(f"providers.one.{key}: ")
+    assert ("did you mean" in message) is (meant is not None)
+    assert meant is None or meant in message.partition("did you mean")[2]
+
+
 def test_an_unknown_adapter_gets_a_suggestion(tmp_path: Path) -> None:
     installed = Installed(package(tmp_path, "fine-pack", fine=here("Fine"), alive=here("Alive")))
 
