@@ -25,7 +25,7 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 install: $(VENV)/.dev ## make .venv with the gateway command and the development tools
 
 serve: $(VENV)/.run ## run the gateway with embedded PostgreSQL and Valkey on port 8080 (ARGS="--workers 2")
-	@exec $(BIN)/gateway serve $(ARGS)
+	@exec $(BIN)/gateway serve --with-parent $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -37,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("all", "data", "control"),
         help="what this process serves: data is inference, control accounts and administration (default all)",
     )
+    serve.add_argument(
+        "--with-parent",
+        action="store_true",
+        help="stop when the process that started this one is gone, as if told to; `make serve` gives it (Linux)",
+    )
     _command(
         commands,
         shared,

@@ -6,8 +6,10 @@ development a key and a first request to paste.
 
 import argparse
 import logging
+import os
 import shlex
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from gateway.cli.check import load_prices, load_registry
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import ECHO, Loaded, proxy_variables
+from gateway.infra.children import die_with_parent
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.logs import configure
@@ -47,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         GatewayError: it could not start.
     """
+    if arguments.with_parent:
+        die_with_parent(os.getppid(), signal.SIGTERM)
     loaded = load_config(arguments)
     load_registry(loaded)
     configure(level=loaded.settings.log.level)

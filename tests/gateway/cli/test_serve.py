@@ -170,3 +170,26 @@ def test_a_port_that_is_taken_is_one_readable_line(database, redis_url, tmp_path
     assert done.returncode == 1
     assert port in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of a parent's end on Linux alone")
+def test_a_gateway_with_a_parent_ends_with_it_however_that_ends(database, redis_url, tmp_path, environ):
+    """What `make serve` starts is gone when make is killed, or its terminal closed."""
+    parent = "import subprocess, sys; subprocess.run(sys.argv[1:], check=False)"
+    command = [sys.executable, "-m", "gateway", "serve", "--with-parent", "--port", "0", "--workers", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, *command],
+        cwd=tmp_path,
+        env=environ | {"DATABASE_URL": database, "REDIS_URL": redis_url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        try:
+            assert any("is ready: http://" in line for line in started.stderr)
+        finally:
+            started.kill()
+        # The end of the pipe: nobody is left who could write to it.
+        _, rest = started.communicate(timeout=TIMEOUT_S)
+
+    assert "told to stop" in rest
