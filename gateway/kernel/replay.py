@@ -22,8 +22,9 @@ from gateway.kernel.verbs import Ended, Scopes, Sent, Settled, Verbs, Voided
 log = logging.getLogger(__name__)
 
 #: How often Redis is told of what this process wrote, and in how many such rounds once it looks for what others left.
+#: That is soon enough for what is told to come before a sweep, see `SWEEP_AFTER_S` in `bookkeeping.py`.
 REPLAY_EVERY_S: Final = 1.0
-LEFT_EVERY: Final = 5
+LEFT_EVERY: Final = 2
 #: Entries on their way to Redis at a time.
 BATCH: Final = 200
 
@@ -49,6 +50,8 @@ class Replay:
         self._ledger = ledger
         self._reachable = reachable
         self._second_copy = second_copy
+        #: Redis could not be told anything when that was last tried.
+        self._away = True
         #: Files that nobody writes to any more, and whether this process wrote them.
         self._files: list[tuple[JournalFile, bool]] = []
 
@@ -75,7 +78,8 @@ class Replay:
                 log.error("the local journal can't be synced: %s", error)  # noqa: TRY400  it will be tried again
 
     async def replay_once(self, *, left: bool = True) -> int:
-        """Tell Redis what stands in our file, and with `left` what stands in those of the dead; how much that was.
+        """Tell Redis what stands in our file, and what stands in those of the dead, with `left` or when it was away; how
+        much that was.
 
         Raises:
             StoreUnavailable: the rest is told by a later call.

@@ -101,6 +101,8 @@ class _Tombstone(msgspec.Struct, frozen=True):
     verb: Literal["settle", "void", "expire"]
     cost: int
     answer: Settled | Voided | None
+    #: A sweep ended it and charged nothing.
+    for_nothing: bool = False
 
 
 class Done(Generic[T]):
@@ -192,7 +194,7 @@ class Twin:
     ) -> Done[Settled | Ended]:
         _check(cost_nanos, tokens)
         now = self._now_us()
-        if (tombstone := self._tombstone(request_id, now)) is not None:
+        if (tombstone := self._tombstone(request_id, now)) is not None and not tombstone.for_nothing:
             return Done(_again(tombstone, Settled))
         hold = self._holds.get(request_id)
         if hold is not None and _keys(hold.scopes) != _keys(scopes):
@@ -254,7 +256,8 @@ class Twin:
                 notices = self._release(hold, now, cost, hold.news.tokens)
                 self._keep(partition, hold.news.record, now)
                 swept.append(Expired(request_id, "charged", cost, notices))
-            self._bury(request_id, _Tombstone(now + _TOMB_US, "expire", cost, None))
+            tombstone = _Tombstone(now + _TOMB_US, "expire", cost, None, for_nothing=hold.news is None)
+            self._bury(request_id, tombstone)
         return Done(swept)
 
     def credit(

@@ -7,8 +7,8 @@ request id, whoever repeats it; the repeat gets the first answer.
                       held --void----> ended
                       held --expire--> ended     (by a sweep, when the lease ran out)
 
-Any other edge answers `Ended` and changes nothing, but for a settle without a hold: the tokens were delivered, so it
-is charged all the same, and says so.
+Any other edge answers `Ended` and changes nothing, but for a settle without a hold, or after a sweep that charged
+nothing: the tokens were delivered, so it is charged all the same, and says so.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Sequence

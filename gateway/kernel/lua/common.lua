@@ -12,7 +12,8 @@
 --   {pN}:usage                stream one entry (field r) for each ended request: its usage record
 --
 --   absent --admit--> held --settle--> ended; held --void--> ended; held --expire--> ended
--- The same verb again returns the first answer; any other edge is a conflict and changes nothing.
+-- The same verb again returns the first answer; any other edge is a conflict and changes nothing, but for a settle
+-- after a sweep that charged nothing.
 --
 -- A script that fails half-way is not undone, so every check stands before the first write.
 -- Time is an argument in tests only; else it is Redis' own, in microseconds.

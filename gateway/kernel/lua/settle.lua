@@ -1,5 +1,6 @@
 -- Ends a hold with its real cost, and appends the usage record. After the call the gateway only accounts, so this
--- never refuses: without a hold (Redis lost it) the cost is charged all the same, and the entry says so (field u).
+-- never refuses: without a hold (Redis lost it, or a sweep ended it for nothing) the cost is charged all the same, and
+-- the entry says so (field u).
 --
 -- ARGV: request, cost (nanos), tokens (real), record, [now (us)]
 -- Answers:
@@ -13,7 +14,11 @@ if cost < 0 or tokens < 0 then error('LEDGER a cost can not be negative') end
 local now = clock(ARGV[5])
 
 local h = find(now)
-if h and h[1] == 'ended' then return ended(h, 'settle') end
+if h and h[1] == 'ended' then
+  -- {2, 0} of a sweep: it charged nothing, so what was delivered is still to be charged.
+  if h[3] ~= 'expire' or h[4][1] ~= 2 then return ended(h, 'settle') end
+  h = nil
+end
 if h and not matches(h) then return { CONFLICT, 'admit', 0 } end
 
 local answer

@@ -622,6 +622,22 @@ async def test_a_hold_of_which_nothing_was_delivered_is_voided(desk: Desk) -> No
     assert await desk.ledger.void("r", scopes) == Ended("expire", 0)
 
 
+async def test_a_settle_is_charged_although_a_sweep_had_ended_the_hold_for_nothing(desk: Desk) -> None:
+    """Its worker, or whoever read its journal, speaks late: the tokens were delivered."""
+    await desk.load(1000)
+    scopes = desk.scopes()
+    await desk.admit("r", scopes, hold_nanos=600)
+    desk.clock.now_us += 60 * SECOND_US
+    assert await desk.ledger.sweep(1) == [Expired("r", "voided")]
+
+    assert await desk.settle("r", scopes, cost_nanos=70) == Settled(70, False)
+    assert await desk.settle("r", scopes, cost_nanos=70) == Settled(70, False)
+
+    assert await desk.ledger.peek_balance(1) == Balance(930, 0, 1, 0)
+    assert await desk.charged() == [("r", 70, False)]
+    assert await desk.ledger.void("r", scopes) == Ended("settle", 70)
+
+
 async def test_sweeps_are_bounded_oldest_first_and_may_run_side_by_side(desk: Desk) -> None:
     for number in range(6):
         await desk.admit(f"r{number}", desk.scopes())

@@ -149,6 +149,22 @@ async def test_nothing_is_tried_while_redis_is_away(worker, redis):
     worker.die()
 
 
+async def test_what_dead_processes_left_is_told_as_soon_as_redis_is_back(worker, redis, clock):
+    """Their holds may be swept a few seconds later."""
+    heir = Worker(redis, clock, worker.journal.directory)
+    await heir.replay.replay_once(left=False)
+    hold = await worker.open("one")
+    redis.away = True
+    worker.settle(hold, 40)
+    worker.die()
+    assert await heir.replay.replay_once(left=False) == 0
+    redis.away = False
+
+    assert await heir.replay.replay_once(left=False) == 1
+
+    assert await balance(redis) == (CREDIT - 40, 0)
+
+
 async def test_a_replay_that_is_interrupted_goes_on_and_charges_once(worker, redis):
     holds = [await worker.open(f"request {number}") for number in range(5)]
     redis.away = True
