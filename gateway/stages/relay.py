@@ -42,6 +42,9 @@ GATHERED_BYTES_MAX: Final = 256 * 1024
 #: What a caller's proxies must not do to a stream of events.
 _STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _BODILESS: Final = frozenset({204, 304})
+_JSON_TYPE: Final = b"application/json"
+#: With what JSON that is worth waiting for begins; nothing yet is no sign of anything else.
+_OBJECT_BEGINS: Final = (b"{", b"[", b"")
 _JSON: Final[Headers] = [(b"content-type", b"application/json")]
 #: What a stream that is silent is kept alive with. Google's clients take no comments.
 _COMMENT: Final = b": keep-alive\n\n"
@@ -139,6 +142,12 @@ def _begin(
     downstream.start(head.status, headers, chunked=chunked)
 
 
+def _is_object(head: ResponseHead) -> bool:
+    """Whether the answer is JSON, by its name; one without a name is taken for it."""
+    media_type = (head.header(b"content-type") or _JSON_TYPE).partition(b";")[0].rstrip()
+    return media_type.endswith((b"/json", b"+json"))
+
+
 class _Pipe:
     """Between the two sockets: called by the provider's connection for every read of the body."""
 
@@ -199,7 +208,7 @@ class _Pipe:
         self._pace: Pace | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        if x.streaming and self._holdback is None:
+        if self._holdback is None and (x.streaming or not _is_object(response.head)):
             self._gathered = None
             self._begin()
 
@@ -229,7 +238,10 @@ class _Pipe:
             return
         self._gathered.append(out)
         self._gathered_bytes += len(out)
-        if self._holdback is not None:
+        if self._holdback is None and self._gathered_bytes == len(out) and out.lstrip()[:1] not in _OBJECT_BEGINS:
+            # Events, or anything else that is of use before its end, under the wrong name.
+            self._release()
+        elif self._holdback is not None:
             held = self._holdback.feed(out)
             if held is Held.ERROR and (refused := self._refused(self._holdback.error)) is not None:
                 self._response.close()
