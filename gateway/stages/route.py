@@ -125,6 +125,7 @@ def _prepare(x: Exchange, step: Step, course: Course | None, deps: Deps) -> None
     x.offer = offer
     x.key = step.key.number
     x.timeouts = offer.timeouts
+    x.on_begun = None
     if step.candidate.health.breaker.state:
         # Others wait for this one to find out: not for the end of a long stream.
         x.on_begun = partial(_begun, step, deps)

@@ -562,3 +562,41 @@ def test_no_secret_shows_in_an_error(file, text):
 
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
     assert SECRET not in shown
+
+
+# -- several offers ------------------------------------------------------------------------------------------
+
+
+def test_several_keys_are_secrets_from_wherever_they_come(file):
+    file.write_text('[providers.p]\nadapter = "openai"\napi_keys = ["env:ONE", "two"]\nbase_url = "http://h/v1"')
+
+    settings = load(str(file), environ={"ONE": "one"}).settings
+
+    assert [key.reveal() for key in settings.providers["p"].api_keys] == ["one", "two"]
+    assert "two" not in repr(settings)
+
+
+def test_keys_of_ones_own_leave_the_usual_variable_alone(file):
+    known = {
+        "openai": KnownProvider(name="openai", title="", adapter="openai", variable="USUAL", base_url="http://h")
+    }
+    file.write_text('[providers.openai]\napi_keys = ["mine"]')
+
+    settings = load(str(file), environ={"USUAL": "theirs"}, known=known).settings
+
+    assert settings.providers["openai"].api_key is None
+
+
+def test_a_fallback_nobody_serves_is_warned_of(file):
+    file.write_text(
+        '[providers.p]\nadapter = "openai"\nbase_url = "http://h/v1"\nmodels = ["m", "n-*"]\n'
+        '[models.m]\nfallbacks = ["n-1", "gone"]\ncontext_fallbacks = ["nick"]\nweights = { q = 2 }\n'
+        '[models.n-1]\naliases = ["nick"]'
+    )
+
+    warnings = load(str(file), environ={}).warnings
+
+    assert [warning for warning in warnings if "no provider serves" in warning] == [
+        "models.m.fallbacks: no provider serves `gone`"
+    ]
+    assert any(warning.startswith("models.m.weights.q:") for warning in warnings)

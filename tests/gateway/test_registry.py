@@ -288,3 +288,12 @@ def test_two_adapters_must_not_know_the_same_provider(tmp_path: Path) -> None:
 
 def test_what_is_really_installed_has_no_duplicates() -> None:
     assert {"openai", "compatible", "echo"} <= discover(ADAPTERS).keys()
+
+
+def test_each_key_of_a_provider_has_an_instance_of_its_own() -> None:
+    row = Provider(adapter="openai", base_url="http://127.0.0.1/v1", api_key=Secret("a"), api_keys=(Secret("b"),))
+
+    provider = Registry.load(Settings(providers={"p": row})).providers["p"]
+
+    assert len({id(adapter) for adapter in provider.adapters}) == 2
+    assert provider.adapter is provider.adapters[0]
