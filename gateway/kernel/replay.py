@@ -78,7 +78,7 @@ class Replay:
                 log.error("the local journal can't be synced: %s", error)  # noqa: TRY400  it will be tried again
 
     async def replay_once(self, *, left: bool = True) -> int:
-        """Tell Redis what stands in our file, and what stands in those of the dead, with `left` or when it was away; how
+        """Tell Redis what stands in our file, and with `left`, or when it is back, what stands in those of the dead; how
         much that was.
 
         Raises:
@@ -86,7 +86,9 @@ class Replay:
             OSError: the same.
         """
         if not self._reachable():
+            self._away = True
             return 0
+        left, self._away = left or self._away, False
         if self._journal.is_due and (file := self._journal.seal()) is not None:
             self._files.append((file, True))
         if left:
