@@ -63,6 +63,7 @@ class Scene:
         self.gateway = gateway
         self.valkey = valkey
         self.database = database
+        self._redis = redis
         self.reconciler = Reconciler(database, redis, Loader(database, Ledger(redis)))
         self.accounts: list[Account] = []
         self.crowd: Crowd
@@ -76,6 +77,12 @@ class Scene:
         async with asyncio.timeout(PATIENCE_S):
             while (await self.ask()).status != 200:  # noqa: ASYNC110  it is asked, not told
                 await asyncio.sleep(0.1)
+
+    async def connected(self) -> None:
+        """Until this test's own connection is back."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self._redis.connected:  # noqa: ASYNC110  as above
+                await asyncio.sleep(0.05)
 
     async def settled(self) -> None:
         """Until every answer that was seen whole is in the books, and nothing is on its way to them."""
@@ -96,6 +103,7 @@ class Scene:
 
     async def judge(self) -> None:
         """Read the books."""
+        await self.connected()
         await self.settled()
         await self.agreed()
         rows = await self.database.fetch(
