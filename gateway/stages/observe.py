@@ -59,7 +59,7 @@ def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:
         stream=x.streaming,
         duration_s=round(duration_s, 6),
         first_byte_s=None if x.first_byte_s is None else round(x.first_byte_s - x.started_s, 6),
-        upstream_s=x.upstream_s,
+        upstream_s=None if x.upstream_s is None else round(x.upstream_s, 6),
         bytes_in=0 if call is None else len(call.body),
         bytes_out=x.bytes_out,
         input_tokens=0 if usage is None else usage.input_tokens,
