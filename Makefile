@@ -33,8 +33,12 @@ lint: $(VENV)/.dev
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 
+# What fails beside others is tried once more, alone: many of these tests kill and pause real servers, and a machine
+# that is short of processors is no bug. What fails alone is one.
 test: lint ## lint, types and every test (ARGS="-k name")
-	@$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n auto --dist loadgroup $(ARGS) || { \
+		test $$? -eq 1 && echo "once more, one at a time, what failed beside others:" && \
+		$(BIN)/pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
 format: $(VENV)/.dev ## format the code and mend what the linter can mend
 	@$(BIN)/ruff format .
