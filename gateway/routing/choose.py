@@ -19,13 +19,15 @@ Chance comes in as a function that gives numbers from 0 up to 1.
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import inf, log
+from typing import Final
 
 import msgspec
 
-from gateway.exchange import Offer
-from gateway.routing.menu import Candidate, Group
+from gateway.routing.menu import Candidate, Group, lowest
 
 Chance = Callable[[], float]
+
+_MASK: Final = 2**64 - 1
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,39 +42,30 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 def choose(group: Group, candidates: Sequence[Candidate], asked: Asked, now_s: float, chance: Chance) -> Candidate:
     """One of `candidates`, which are of `group` and not empty."""
+    if candidates is group.candidates:
+        candidates = group.best
+    elif group.best is not group.candidates:
+        candidates = lowest(candidates)
     if len(candidates) == 1:
         return candidates[0]
-    if group.levels:
-        first = min(candidate.priority for candidate in candidates)
-        candidates = [candidate for candidate in candidates if candidate.priority == first]
-        if len(candidates) == 1:
-            return candidates[0]
     if asked.key:
-        return max(candidates, key=lambda candidate: _draw(candidate, asked.key))
-    match group.strategy:
-        case "least_outstanding":
-            return _least(candidates, lambda candidate: candidate.health.outstanding / candidate.weight, chance)
-        case "latency":
-            return _faster_of_two(candidates, asked.stream, now_s, chance)
-        case "cost":
-            return _least(candidates, lambda candidate: cost_of(candidate.offer, asked), chance)
-        case "throughput":
-            return _fast(candidates, group.floor, now_s, chance)
-        case _:
-            return _by_weight(candidates, chance)
-
-
-def cost_of(offer: Offer, asked: Asked) -> int:
-    """What a request of this size costs at an offer, in proportion: good for comparing and nothing else."""
-    price = offer.price
-    if offer.free or price is None:
-        return 0
-    tokens = asked.input_tokens * price.input_mtok_nanos + asked.output_tokens * price.output_mtok_nanos
-    return (tokens + price.request_nanos * 1_000_000) * price.markup_permille
+        return _drawn(candidates, asked.key)
+    strategy = group.strategy
+    if strategy == "priority":
+        return _by_weight(candidates, chance)
+    if strategy == "latency":
+        return _faster_of_two(candidates, asked.stream, now_s, chance)
+    if strategy == "throughput":
+        return _fast(candidates, group.floor, now_s, chance)
+    if strategy == "cost":
+        tokens_in, tokens_out = asked.input_tokens, asked.output_tokens
+        costs = [c.input_cost * tokens_in + c.output_cost * tokens_out + c.request_cost for c in candidates]
+        return _least(candidates, costs, chance)
+    return _least(candidates, [candidate.health.outstanding / candidate.weight for candidate in candidates], chance)
 
 
 def _by_weight(candidates: Sequence[Candidate], chance: Chance) -> Candidate:
-    at = chance() * sum(candidate.weight for candidate in candidates)
+    at = chance() * sum([candidate.weight for candidate in candidates])
     for candidate in candidates:
         at -= candidate.weight
         if at < 0:
@@ -80,22 +73,19 @@ def _by_weight(candidates: Sequence[Candidate], chance: Chance) -> Candidate:
     return candidates[-1]
 
 
-def _least(candidates: Sequence[Candidate], key: Callable[[Candidate], float], chance: Chance) -> Candidate:
-    best = inf
-    equals: list[Candidate] = []
-    for candidate in candidates:
-        value = key(candidate)
-        if value < best:
-            best = value
-            equals = [candidate]
-        elif value == best:
-            equals.append(candidate)
+def _least(candidates: Sequence[Candidate], values: Sequence[float], chance: Chance) -> Candidate:
+    """The candidate with the least of `values`, which are theirs."""
+    best = min(values)
+    equals = [candidate for candidate, value in zip(candidates, values, strict=True) if value == best]
     return equals[0] if len(equals) == 1 else _by_weight(equals, chance)
 
 
 def _faster_of_two(candidates: Sequence[Candidate], stream: bool, now_s: float, chance: Chance) -> Candidate:
-    first = _by_weight(candidates, chance)
-    second = _by_weight([candidate for candidate in candidates if candidate is not first], chance)
+    if len(candidates) == 2:
+        first, second = candidates
+    else:
+        first = _by_weight(candidates, chance)
+        second = _by_weight([candidate for candidate in candidates if candidate is not first], chance)
     return first if _load(first, stream, now_s) <= _load(second, stream, now_s) else second
 
 
@@ -115,9 +105,16 @@ def _fast(candidates: Sequence[Candidate], floor: float, now_s: float, chance: C
     return max(rates, key=lambda pair: pair[0] or 0.0)[1]
 
 
-def _draw(candidate: Candidate, key: bytes) -> float:
-    """A candidate's number for a conversation: the higher, the likelier with its weight."""
-    name = candidate.offer.provider.encode("utf-8", "surrogatepass")
-    digest = blake2b(key, digest_size=8, person=blake2b(name, digest_size=8).digest()).digest()
-    part = (int.from_bytes(digest) + 1) / (2**64 + 1)
-    return -candidate.weight / log(part)
+def _drawn(candidates: Sequence[Candidate], key: bytes) -> Candidate:
+    """The candidate that draws the highest number for a conversation: the likelier, the more weight it has."""
+    name = int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
+    best, highest = candidates[0], -inf
+    for candidate in candidates:
+        # The finishing steps of splitmix64: every bit of both goes into every bit of the number.
+        mixed = (name ^ candidate.seed) * 0xBF58476D1CE4E5B9 & _MASK
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK
+        # 52 bits, so that it is never 0 and never 1.
+        number = -candidate.weight / log((((mixed ^ mixed >> 31) >> 12) + 0.5) / 2**52)
+        if number > highest:
+            best, highest = candidate, number
+    return best

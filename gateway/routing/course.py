@@ -14,6 +14,7 @@ Pure: times and chance come in, a `Step` comes out. What a step taught is told t
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -22,6 +23,8 @@ from gateway.routing.choose import Asked, Chance, choose
 from gateway.routing.health import KeyHealth
 from gateway.routing.menu import Candidate, Group, Menu
 from gateway.routing.verdict import RULES, Next, Verdict
+
+_NO_KEYS: Final[frozenset[int]] = frozenset()
 
 
 class CourseRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,14 +97,19 @@ class Course:
         self._budget = budget
         self._chance = chance
         self._started_s = started_s
-        self._groups: Sequence[Group] = (menu.own, *menu.spare) if menu.spare else (menu.own,)
+        self._groups: Sequence[Group] = menu.groups
         #: Candidates that are not to be asked any more.
-        self._spent: set[Candidate] = set()
-        self._tried: dict[str, frozenset[int]] = {}
+        self._spent: tuple[Candidate, ...] = ()
+        self._tried: dict[str, frozenset[int]] | None = None
         self._repeated = 0
 
     def first(self, now_s: float) -> Step:
         """Where to begin; there is always somewhere."""
+        own = self.group
+        candidate = choose(own, own.candidates, self._asked, now_s, self._chance)
+        if candidate.health.admits(now_s):
+            # The usual case: nobody else need be looked at.
+            return self._step(candidate, now_s)
         step = self._next(now_s)
         assert step is not None, "a menu without candidates"
         return step
@@ -114,7 +122,7 @@ class Course:
             return None
         if rule.next in (Next.CONTEXT, Next.POLICY):
             chain = self._menu.context if rule.next is Next.CONTEXT else self._menu.policy
-            self._spent.add(candidate)
+            self._spent += (candidate,)
             self._groups = [group for group in chain if group is not self.group]
         elif rule.next is Next.KEY and self._other_key(candidate, step.key, now_s):
             pass
@@ -123,7 +131,7 @@ class Course:
         elif self._menu.sole_try:
             return None
         else:
-            self._spent.add(candidate)
+            self._spent += (candidate,)
         self._repeated = 0
         if not self._may_go_on(now_s):
             return None
@@ -134,6 +142,8 @@ class Course:
         """Whether a failure of the step under way could still be mended elsewhere."""
         if self._menu.sole_try or not self._may_go_on(now_s):
             return False
+        if not self._spent:
+            return self._menu.count > 1
         left = 0
         for group in self._groups:
             left += sum(candidate not in self._spent for candidate in group.candidates)
@@ -163,7 +173,9 @@ class Course:
         provider = candidate.health.provider
         if len(provider.keys) == 1:
             return Step(candidate, provider.keys[0], wait_s)
-        tried = self._tried.get(provider.name, frozenset())
+        if self._tried is None:
+            self._tried = {}
+        tried = self._tried.get(provider.name, _NO_KEYS)
         key = candidate.health.key_for(now_s, tried=tried)
         self._tried[provider.name] = tried | {key.number}
         return Step(candidate, key, wait_s)
@@ -175,7 +187,7 @@ class Course:
         wait_s = max(wait_s, failed.retry_after_s or 0.0)
         if wait_s > rules.backoff_most_s or not self._may_go_on(now_s + wait_s):
             # Too long to wait for: whoever else there is.
-            self._spent.add(step.candidate)
+            self._spent += (step.candidate,)
             self._repeated = 0
             if self._menu.sole_try or not self._may_go_on(now_s):
                 return None
@@ -186,7 +198,7 @@ class Course:
     def _other_key(self, candidate: Candidate, refused: KeyHealth, now_s: float) -> bool:
         """Whether this candidate has a key left that can be used and was not tried."""
         health = candidate.health
-        tried = self._tried.get(health.provider.name, frozenset())
+        tried = _NO_KEYS if self._tried is None else self._tried.get(health.provider.name, _NO_KEYS)
         return any(
             key is not refused and key.number not in tried and health.is_ready(key, now_s)
             for key in health.provider.keys

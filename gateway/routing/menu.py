@@ -10,7 +10,8 @@ Rules:
 - A fallback is followed once: the fallbacks of a fallback model are not. A model is on a menu once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Final
 
 from gateway.errors import BadRequest, GatewayError, NoOffer, UnknownModel, Unpriced
@@ -33,15 +34,24 @@ _NO_ENDPOINT: Final = "No provider of this model has this endpoint."
 
 
 class Candidate:
-    """An offer, and what is remembered of it."""
+    """An offer, what is remembered of it, and what strategies compute from it again and again."""
 
-    __slots__ = ("health", "offer", "priority", "weight")
+    __slots__ = ("health", "input_cost", "offer", "output_cost", "priority", "request_cost", "seed", "weight")
 
     def __init__(self, offer: Offer, health: OfferHealth, *, priority: int | None = None) -> None:
         self.offer = offer
         self.health = health
         self.priority = offer.priority if priority is None else priority
         self.weight = offer.weight
+        # Of a token in, a token out and a request, in proportion: good for comparing and nothing else.
+        price = None if offer.free else offer.price
+        permille = 0 if price is None else price.markup_permille
+        self.input_cost = 0 if price is None else price.input_mtok_nanos * permille
+        self.output_cost = 0 if price is None else price.output_mtok_nanos * permille
+        self.request_cost = 0 if price is None else price.request_nanos * permille * 1_000_000
+        #: What tells it apart where candidates draw for a conversation; the same in every worker.
+        name = offer.provider.encode("utf-8", "surrogatepass")
+        self.seed = int.from_bytes(blake2b(name, digest_size=8).digest(), "big")
 
     def __repr__(self) -> str:
         return f"<Candidate {self.offer.model} at {self.offer.provider}>"
@@ -50,21 +60,40 @@ class Candidate:
 class Group:
     """Candidates of equal right, and how to choose between them."""
 
-    __slots__ = ("candidates", "floor", "levels", "strategy")
+    __slots__ = ("best", "candidates", "floor", "strategy")
 
     def __init__(self, candidates: tuple[Candidate, ...], *, strategy: Strategy, floor: float = 0.0) -> None:
         self.candidates = candidates
         self.strategy = strategy
         #: Tokens each second that will do, for the throughput strategy.
         self.floor = floor
-        #: True where priorities differ.
-        self.levels = len({candidate.priority for candidate in candidates}) > 1
+        #: Those of the lowest priority number; all of them where priorities do not differ.
+        self.best = lowest(candidates)
+
+
+def lowest(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """The candidates with the lowest priority number; the same object where that is all of them."""
+    first = min([candidate.priority for candidate in candidates])
+    best = [candidate for candidate in candidates if candidate.priority == first]
+    return candidates if len(best) == len(candidates) else best
 
 
 class Menu:
     """The groups of one request, and everything on them."""
 
-    __slots__ = ("alone", "context", "limited", "offers", "own", "policy", "sole_try", "spare", "warm")
+    __slots__ = (
+        "alone",
+        "context",
+        "count",
+        "groups",
+        "limited",
+        "offers",
+        "own",
+        "policy",
+        "sole_try",
+        "spare",
+        "warm",
+    )
 
     def __init__(
         self,
@@ -82,7 +111,10 @@ class Menu:
         self.policy = policy
         #: True where the caller wants no second provider.
         self.sole_try = sole_try
-        groups = (own, *spare, *context, *policy)
+        #: Where a failing offer leads, and how many candidates there are.
+        self.groups = (own, *spare)
+        self.count = sum(len(group.candidates) for group in self.groups)
+        groups = (*self.groups, *context, *policy)
         # By identity: a price can't be hashed.
         offers = {id(candidate.offer): candidate.offer for group in groups for candidate in group.candidates}
         self.offers = tuple(offers.values())

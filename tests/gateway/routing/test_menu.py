@@ -158,7 +158,7 @@ def test_an_order_goes_before_every_priority():
 
     ordered = sorted(left.own.candidates, key=lambda candidate: candidate.priority)
     assert [candidate.offer.provider for candidate in ordered] == ["b", "a", "c"]
-    assert left.own.levels
+    assert [candidate.offer.provider for candidate in left.own.best] == ["b"]
 
 
 def test_a_markup_counts_towards_the_ceiling():
