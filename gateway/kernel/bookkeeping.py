@@ -12,13 +12,14 @@ from typing import Final
 from gateway.errors import GatewayError, StoreUnavailable
 from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database
-from gateway.infra.redis import Redis
+from gateway.infra.redis import Redis, Subscription
 from gateway.infra.redis.lease import Lease
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.courier import ROUND_MAX, Courier
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.loader import Loader
 from gateway.kernel.reconciler import Reconciler
+from gateway.kernel.settler import CHANNEL as SETTLED
 from gateway.kernel.settler import Meters, Settler
 from gateway.kernel.verbs import PARTITIONS
 
@@ -60,6 +61,7 @@ class Bookkeeping:
         partitions: int = PARTITIONS,
     ) -> None:
         self._database = database
+        self._redis = redis
         self._ledger = ledger
         self._telemetry = telemetry
         self._partitions = partitions
@@ -74,9 +76,9 @@ class Bookkeeping:
         #: When Redis last answered us, and since when it does so without a pause, on the monotonic clock.
         self._heard_s = 0.0
         self._heard_since_s = 0.0
-        #: What was found out by settling and has not been mended yet.
+        #: Accounts that Redis charged twice, and partitions that may have forgotten something; not mended yet.
         self._repeated: set[int] = set()
-        self._rewound: set[int] = set()
+        self._doubted: set[int] = set()
 
     @property
     def is_ours(self) -> bool:
@@ -86,6 +88,7 @@ class Bookkeeping:
     def start(self) -> None:
         """Begin, once there is a loop; Redis need not answer yet."""
         self._tasks.spawn(self._keep_lease(), name="bookkeeping lease")
+        self._tasks.spawn(self._listen(self._redis.subscribe(SETTLED)), name="bookkeeping doubts")
         for name, work in (
             ("settle", self._settle),
             ("mend", self._mend),
@@ -131,6 +134,17 @@ class Bookkeeping:
         self._heard_s = now_s
         return now_s - self._heard_since_s >= SWEEP_AFTER_S
 
+    async def _listen(self, notices: Subscription) -> None:
+        """Doubt everything whenever Redis was lost: it may be back with less than it had. Lost charges show when they
+        are settled; credit that was carried and forgotten shows nowhere else.
+        """
+        try:
+            async for message in notices:
+                if message is None:
+                    self._doubted.update(range(self._partitions))
+        finally:
+            notices.close()
+
     async def _repeat(self, work: Callable[[], Awaitable[float]]) -> None:
         """Do `work` for ever; it answers how long to wait until the next time."""
         failed_s = 0.0
@@ -150,7 +164,7 @@ class Bookkeeping:
     async def _settle(self) -> float:
         done = await self._settler.settle_once()
         self._repeated |= done.repeated
-        self._rewound.update(done.rewound)
+        self._doubted.update(done.rewound)
         if done.more:
             return 0.0
         return SETTLE_BUSY_S if done.settled else SETTLE_IDLE_S
@@ -161,12 +175,20 @@ class Bookkeeping:
             account_id = next(iter(self._repeated))
             await self._loader_force(account_id)
             self._repeated.discard(account_id)
-        while self._rewound:
-            partition = next(iter(self._rewound))
-            mended = await self._reconciler.mend(partition)
-            self._rewound.discard(partition)
-            if mended:
-                log.warning("partition %d: %d accounts loaded anew", partition, mended)
+        while self._doubted:
+            # Taken off first: it may be doubted again while it is mended.
+            partition = self._doubted.pop()
+            finished = False
+            try:
+                report = await self._reconciler.mend(partition)
+                finished = not report.unread
+            finally:
+                if not finished:
+                    self._doubted.add(partition)
+            if report.drifts:
+                log.warning("partition %d: %d accounts loaded anew", partition, len(report.drifts))
+            if not finished:
+                return SETTLE_IDLE_S
         return SETTLE_IDLE_S
 
     async def _loader_force(self, account_id: int) -> None:

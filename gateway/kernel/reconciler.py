@@ -92,13 +92,13 @@ class Reconciler:
                 await self._loader.ensure_loaded(drift.account_id, force=True)
         return report
 
-    async def mend(self, partition: int) -> int:
-        """Load anew what drifts in one partition; how many accounts that were."""
+    async def mend(self, partition: int) -> Report:
+        """Load anew what drifts in one partition, as far as it can be compared; what was found."""
         report = Report()
         await self._reconcile_partition(partition, report)
         for drift in report.drifts:
             await self._loader.ensure_loaded(drift.account_id, force=True)
-        return len(report.drifts)
+        return report
 
     async def _reconcile_partition(self, partition: int, report: Report) -> None:
         after_id = 0

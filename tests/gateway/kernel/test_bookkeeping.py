@@ -131,6 +131,30 @@ async def test_charges_that_come_again_are_mended_in_redis(books):
     await books.assert_balanced()
 
 
+async def test_credit_that_redis_forgot_is_brought_again(books):
+    """It comes back with a state in which the credit had not arrived; the outbox is cleared, and nothing else comes."""
+    account = await books.open_account()
+    await books.loader.ensure_loaded(account)
+    key = f"{{p{account % PARTITIONS}}}:a:{account}"
+    before = await books.redis.execute("HMGET", key, "bal", "cseq")
+    async with keeping(books) as work:
+        await books.give(account, 500, "k")
+        await until(lambda: _hot(books, account, CREDIT + 500))
+        await until(lambda: _equals(books, waiting, 0))
+        await until(lambda: not work._doubted)
+        await books.redis.execute("HSET", key, "bal", before[0], "cseq", before[1])
+        # What a restart does to those who listen.
+        await books.redis.execute("CLIENT", "KILL", "TYPE", "PUBSUB")
+
+        await until(lambda: _hot(books, account, CREDIT + 500))
+
+    await books.assert_balanced()
+
+
+async def waiting(books: Books) -> int:
+    return await books.database.fetch_value("select count(*) from credit_outbox")
+
+
 async def test_redis_that_fell_back_is_mended(books):
     """A replica takes over that knows nothing of what was settled since: its balance is too high."""
     account = await books.open_account()
