@@ -208,6 +208,7 @@ def _deps(
     ledger = hot if settings.money.when_redis_is_away == "refuse" else _standby(hot, journal, settings, clock)
     unsettled = Unsettled(hot, find_known(database), clock=clock)
     metrics.on_collect(lambda: _level(telemetry.access_lines_dropped, access_log.dropped))
+    metrics.on_collect(partial(_show_journal, journal, ledger, telemetry))
     return Deps(
         settings=settings,
         clock=clock,
@@ -253,6 +254,13 @@ def _show_health(router: Router, telemetry: Telemetry, clock: Clock) -> None:
 
 def _show_pool(database: Database, telemetry: Telemetry) -> None:
     telemetry.set_pool(size=database.size, in_use=database.size - database.idle, waiting=database.waiting)
+
+
+def _show_journal(journal: LocalJournal, ledger: Ledger | Standby, telemetry: Telemetry) -> None:
+    telemetry.journal_bytes.set((), journal.size_bytes)
+    _level(telemetry.ends_journaled, journal.written)
+    if isinstance(ledger, Standby):
+        _level(telemetry.admitted_locally, ledger.admitted)
 
 
 def _limits(plan: Plan) -> Limits:

@@ -300,6 +300,16 @@ class Telemetry:
         self.records_rejected = registry.counter(
             "gateway_records_rejected_total", "Usage records that could not be settled and were set aside."
         ).cell()
+        self.ends_journaled = registry.counter(
+            "gateway_ends_journaled_total", "Ended requests that Redis could not be told of, written to local disk."
+        ).cell()
+        self.admitted_locally = registry.counter(
+            "gateway_admitted_locally_total", "Requests let in by a worker alone, because Redis was away."
+        ).cell()
+        #: Rises while Redis is away; what stays here when it is back is not told.
+        self.journal_bytes = registry.gauge(
+            "gateway_local_journal_bytes", "Size of the files that the workers are writing to.", mode="sum"
+        )
         #: Set by whoever reconciled last.
         self.ledger_drift = registry.gauge(
             "gateway_ledger_drift_nanodollars", "Difference between the hot balances and the ledger.", mode="last"

@@ -94,7 +94,8 @@ class LocalJournal:
         #: Ends in the file, and requests it says of that they are under way.
         self.ends = 0
         self._under_way: set[str] = set()
-        #: Ends that this process wrote and that Redis was not told yet.
+        #: Ends that this process wrote, and those of them that Redis was not told yet.
+        self.written = 0
         self.untold = 0
 
     @property
@@ -134,6 +135,7 @@ class LocalJournal:
         self._under_way.discard(entry.request_id)
         if entry.verb != "told":
             self.ends += 1
+            self.written += 1
             self.untold += 1
 
     async def sync(self) -> None:

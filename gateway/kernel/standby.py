@@ -70,6 +70,8 @@ class Standby:
         self._back_s: float | None = None
         #: Requests that the twin let in, and which one.
         self._here: dict[str, Twin] = {}
+        #: How many it let in.
+        self.admitted = 0
         #: Accounts that have more than the allowance.
         self._capped: set[bytes] = set()
 
@@ -107,6 +109,7 @@ class Standby:
         admission = await twin.admit(request_id, scopes, hold_nanos=hold_nanos, tokens=tokens)
         if isinstance(admission, Admitted):
             self._here[request_id] = twin
+            self.admitted += 1
         elif isinstance(admission, NoCredit) and scopes.account_key in self._capped:
             # It has credit; it is we who can't let it have more.
             raise StoreUnavailable(detail="Redis is away, and the local allowance of the account is used up")

@@ -139,6 +139,15 @@ class Scene:
         rows = await self.database.fetch("select request_id::text as id, cost_nanos from usage_records")
         return {row["id"]: row["cost_nanos"] for row in rows}
 
+    async def metric(self, name: str) -> float:
+        """A value of `/metrics` that has no labels, of all workers together."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n")
+        text = await asyncio.wait_for(reader.read(), PATIENCE_S)
+        writer.close()
+        values = [line.split()[1] for line in text.decode().splitlines() if line.startswith(f"{name} ")]
+        return float(values[0])
+
     def workers(self) -> list[int]:
         """The processes that serve."""
         parent = self.gateway._process.pid
@@ -312,6 +321,12 @@ async def test_with_the_setting_callers_notice_nothing(play, valkey):
     await scene.crowd.finish()
     await scene.judge()
     assert set(scene.count()) == {200}
+    assert await scene.metric("gateway_admitted_locally_total") >= 20
+    assert await scene.metric("gateway_ends_journaled_total") >= 20
+    # Nothing stays behind.
+    async with asyncio.timeout(PATIENCE_S):
+        while await scene.metric("gateway_local_journal_bytes"):  # noqa: ASYNC110  it is asked, not told
+            await asyncio.sleep(0.25)
 
 
 async def refusal(scene: Scene) -> tuple[bytes, bytes]:

@@ -12,6 +12,7 @@ from tests.gateway.infra.exposition_text import Exposition
 
 FAMILIES = {
     "gateway_access_lines_dropped_total": "counter",
+    "gateway_admitted_locally_total": "counter",
     "gateway_breaker_state": "gauge",
     "gateway_build_info": "gauge",
     "gateway_credit_held_nanodollars_total": "counter",
@@ -20,11 +21,13 @@ FAMILIES = {
     "gateway_db_pool_in_use": "gauge",
     "gateway_db_pool_size": "gauge",
     "gateway_db_pool_waiting": "gauge",
+    "gateway_ends_journaled_total": "counter",
     "gateway_fallbacks_total": "counter",
     "gateway_holds_expired_total": "counter",
     "gateway_in_flight": "gauge",
     "gateway_ledger_drift_nanodollars": "gauge",
     "gateway_limiter_decisions_total": "counter",
+    "gateway_local_journal_bytes": "gauge",
     "gateway_overhead_seconds": "histogram",
     "gateway_provider_keys_out": "gauge",
     "gateway_records_rejected_total": "counter",
