@@ -105,12 +105,16 @@ class FragilePostgres:
 
     def pause(self) -> None:
         """It and all its children keep their connections, and say nothing."""
-        for pid in self._family():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         for pid in self._family():
-            os.kill(pid, signal.SIGCONT)
+            # A child may end between being listed and being told.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     @property
     def _file(self) -> Path:
