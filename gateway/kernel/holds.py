@@ -242,6 +242,10 @@ class Holds:
             else:
                 if unknown:
                     self._note(holds, [each for each in news if each.request_id in unknown])
+                for hold, each in zip(holds, news, strict=True):
+                    # What the journal says is old now.
+                    if hold.journaled and each.record and each.request_id not in unknown and hold in self._open:
+                        hold.journaled = not self._write(hold, "told")
         if failure is not None:
             raise failure
 

@@ -78,7 +78,7 @@ class Replay:
                 log.error("the local journal can't be synced: %s", error)  # noqa: TRY400  it will be tried again
 
     async def replay_once(self, *, left: bool = True) -> int:
-        """Tell Redis what stands in our file; with `left`, or when it is back, what the dead left too. How much it was.
+        """Tell Redis what stands in our file; with `left`, or when it is back, what the dead left too. How much.
 
         Raises:
             StoreUnavailable: the rest is told by a later call.

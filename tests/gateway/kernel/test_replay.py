@@ -181,6 +181,26 @@ async def test_a_replay_that_is_interrupted_goes_on_and_charges_once(worker, red
     assert len(redis.records) == 5
 
 
+async def test_what_redis_was_told_since_is_not_charged_from_the_journal(worker, redis, clock):
+    """While it was away, the journal heard of 10; when it was back, Redis heard of 30; then the worker died."""
+    hold = await worker.open("one")
+    worker.deliver(hold, 10)
+    redis.away = True
+    with pytest.raises(StoreUnavailable):
+        await worker.renew()
+    redis.away = False
+    worker.deliver(hold, 30)
+    await worker.renew()
+    worker.die()
+
+    heir = Worker(redis, clock, worker.journal.directory)
+    assert await heir.replay.replay_once() == 0
+    clock.at_s += 120
+    await redis.sweep(hold.scopes.partition, at_most=10)
+
+    assert await balance(redis) == (CREDIT - 30, 0)
+
+
 async def test_another_process_tells_what_a_dead_one_could_not(worker, redis, clock):
     hold = await worker.open("one")
     redis.away = True
