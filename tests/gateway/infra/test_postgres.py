@@ -17,7 +17,7 @@ from tests.stores import TestStores
 
 @pytest_asyncio.fixture
 async def db(empty_database: str) -> AsyncIterator[Database]:
-    async with Database(empty_database, pool_size=2, timeout_s=5.0) as pool:
+    async with Database(empty_database, pool_size=2, timeout_s=30.0) as pool:
         await pool.execute("create table notes (id int generated always as identity, name text check (name <> ''))")
         yield pool
 
