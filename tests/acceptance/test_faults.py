@@ -365,11 +365,11 @@ def streams(*events: bytes) -> Script:
         pytest.param(streams(MISTAKEN), False, id="the_callers"),
     ],
 )
-async def test_an_error_inside_a_stream(stage, script, mended):
+async def test_an_error_inside_a_stream(stage, server, script, mended):
     """It is another provider's turn where nothing was said yet; else it goes to the caller as it is."""
     good, bad = await stage.upstream(answers_both), await stage.upstream(script)
     providers = {"bad": stage.provider(bad), "good": stage.provider(good, priority=1)}
-    gateway, _ = await stage.gateway(play(HANG), providers=providers)
+    gateway, _ = await stage.gateway(play(HANG), providers=providers, server=server)
 
     answered = await gateway.ask(ASK_STREAM_USAGE)
 

@@ -115,9 +115,9 @@ async def test_a_model_with_one_provider_has_no_breaker_to_run_into(site):
     assert site.asked == {"only": 10}
 
 
-async def test_all_fail_and_the_caller_hears_what_a_provider_said(site):
+async def test_all_fail_and_the_caller_hears_what_a_provider_said(site, server):
     refused = answer(error("Incorrect key."), status=401)
-    await site.open({"oops": same(OOPS), "locked": same(refused)})
+    await site.open({"oops": same(OOPS), "locked": same(refused)}, server=server)
 
     answered = await site.ask()
 
@@ -156,9 +156,9 @@ async def test_the_same_offer_is_asked_again_where_that_is_wanted(site):
     assert (answered.status, answered.header(b"x-gateway-attempts")) == (200, b"2")
 
 
-async def test_a_caller_who_leaves_during_the_wait_ends_it(site):
+async def test_a_caller_who_leaves_during_the_wait_ends_it(site, server):
     retries = Retries(repeats=3, backoff_s=30.0, backoff_most_s=60.0)
-    await site.open({"only": same(OOPS)}, settings=settings(retries=retries))
+    await site.open({"only": same(OOPS)}, settings=settings(retries=retries), server=server)
     connection = await site.gateway.connect()
 
     await connection.send(site.gateway.request(ASK))
