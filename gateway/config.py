@@ -347,6 +347,8 @@ class _Rules:
             self._fault(("plans", UNLIMITED), "is the name of the plan that has no limits")
         for path, schemes in _STORE_SCHEMES.items():
             self._check_store(path, settings, schemes)
+        if settings.server.plane == "control":
+            self._fault(("server", "plane"), "there is no control plane to serve by itself yet")
         if settings.server.development:
             if settings.server.host not in _LOOPBACK:
                 self.warnings.append(
