@@ -12,6 +12,11 @@ settings.register_profile("house", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("house")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--worlds", type=int, default=300, help="how many worlds to simulate")
+    parser.addoption("--first-world", type=int, default=0, help="the seed of the first world")
+
+
 @pytest.fixture(scope="session")
 def stores() -> Iterator[TestStores]:
     """PostgreSQL and Valkey of this test process."""
