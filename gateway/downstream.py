@@ -156,7 +156,9 @@ class SendDownstream:
     def end(self, data: bytes = b"") -> None:
         if not self._ended:
             self._ended = True
-            self._put({"type": "http.response.body", "body": data, "more_body": False})
+            message = {"type": "http.response.body", "body": data, "more_body": False}
+            # Behind whatever was queued before it in this turn: the command that charges for the answer, above all.
+            asyncio.get_running_loop().call_soon(self._put, message)
 
     def abort(self) -> None:
         self._ended = self._aborted = True
