@@ -107,9 +107,13 @@ class Journal(LocalJournal):
         super().__init__(directory, bytes_max=1024 * 1024)
         self._process = process
         self._wire = wire
+        #: The process died as it was about to take back what the journal says of these, which is a renewal old.
+        self.unsaid: set[str] = set()
 
     def append(self, entry: JournalEntry) -> None:
         if not self._process.step():
+            if entry.verb == "told":
+                self.unsaid.add(entry.request_id)
             raise StoreUnavailable(detail="dead")
         super().append(entry)
         if entry.verb in {"settle", "void"}:
@@ -308,8 +312,12 @@ class World:
                 if request_id not in copies and request_id not in self.lost:
                     self.tell(f"{request_id} is lost")
                     self.lost.add(request_id)
+            elif any(request_id in worker.journal.unsaid for worker in self.workers):
+                self.due[request_id] = 0
             else:
-                self.due[request_id] = news.get(request_id, 0)
+                # Of two, an estimate and a report, the report is right.
+                price = INPUT_TOKENS * INPUT_NANOS + call.told * OUTPUT_NANOS
+                self.due[request_id] = min(price, news.get(request_id, 0))
 
     def _copies(self) -> set[str]:
         found = set(self.cold.usage)
