@@ -116,6 +116,9 @@ class Settler:
         self._partitions = list(partitions)
         #: As this settler believes; PostgreSQL knows better.
         self._cursors: dict[int, str] = {}
+        #: Accounts and partitions that were not reported yet: a commit that was not heard of is one all the same.
+        self._repeated: set[int] = set()
+        self._rewound: list[int] = []
         #: When the oldest record was settled in Redis that is known to wait.
         self._oldest_ms: int | None = None
 
@@ -144,6 +147,8 @@ class Settler:
             self._cursors.clear()
             self._show_lag()
             raise
+        done.repeated, self._repeated = self._repeated, set()
+        done.rewound, self._rewound = self._rewound, []
         return done
 
     # -- reading -----------------------------------------------------------------------------------------------
@@ -159,7 +164,7 @@ class Settler:
         replies = await ask_all(self._redis, commands)
         entries: list[Entry] = []
         for partition, reply in zip(self._partitions, replies, strict=True):
-            fresh = await self._beyond_cursor(partition, reply, done)
+            fresh = await self._beyond_cursor(partition, reply)
             done.more = done.more or len(fresh) >= PIECE - 1
             for item in fresh:
                 entries.append(_read_entry(partition, item))
@@ -168,7 +173,7 @@ class Settler:
         return entries
 
     # A reply is a list of [id, [field, value, ...]].
-    async def _beyond_cursor(self, partition: int, reply: Any, done: Pass) -> Any:
+    async def _beyond_cursor(self, partition: int, reply: Any) -> Any:
         cursor = self._cursors[partition]
         if cursor == START:
             return reply
@@ -183,7 +188,7 @@ class Settler:
             raise _Overtaken
         log.warning("usage stream %d is another one than before; settling it from its start", partition)
         self._cursors[partition] = START
-        done.rewound.append(partition)
+        self._rewound.append(partition)
         await self._redis.execute("PUBLISH", CHANNEL, b"r%d" % partition)
         return reply
 
@@ -211,17 +216,15 @@ class Settler:
             if any(row["last_id"] != self._cursors[row["partition"]] for row in rows):
                 raise _Overtaken
             good, bad = await self._sort_out(session, batch)
-            repeated: list[int] = []
             if good:
                 text = encode_rows(good)
-                repeated = [row["account_id"] for row in await session.fetch(queries["settle_batch"], text)]
+                self._repeated.update(row["account_id"] for row in await session.fetch(queries["settle_batch"], text))
             for entry in bad:
                 await session.execute(queries["reject"], entry.partition, entry.id, entry.packed, entry.reason)
             await session.execute(queries["move_cursors"], partitions, [ends[each] for each in partitions])
         self._cursors.update(ends)
         done.settled += len(good)
         done.rejected += len(bad)
-        done.repeated.update(repeated)
         self._telemetry.records_settled[0] += len(good)
         self._telemetry.records_rejected[0] += len(bad)
         for entry in bad:

@@ -1,10 +1,12 @@
 import asyncio
+import contextlib
 import random
 
 import msgspec
 import pytest
 
 from gateway.errors import StoreUnavailable
+from gateway.infra.postgres import Database
 from gateway.kernel.journal import find_usage, sum_usage
 from gateway.kernel.record import Attempt, encode_record
 from gateway.kernel.settler import BATCH_MAX, PIECE, Settler
@@ -246,6 +248,40 @@ async def test_emptied_redis_is_noticed_and_accounts_come_back_exact(books):
     assert await books.hot_nanos(account) == CREDIT - 150
     await books.drain()
     await books.assert_balanced()
+
+
+class Unheard(Database):
+    """PostgreSQL, whose answer to a commit is lost when `lose` says so."""
+
+    lose = False
+
+    @contextlib.asynccontextmanager
+    async def transaction(self):
+        async with super().transaction() as session:
+            yield session
+        if self.lose:
+            self.lose = False
+            raise StoreUnavailable(detail="the answer to the commit was lost")
+
+
+async def test_a_charge_that_came_again_is_reported_although_the_commit_was_not_heard(books, database):
+    account = await books.open_account()
+    record = encode_record(books.record(account, 100))
+    await books.append(account % PARTITIONS, [record])
+    await books.drain()
+    await books.append(account % PARTITIONS, [record])
+    async with Unheard(database, pool_size=1, timeout_s=20.0) as unheard:
+        settler = Settler(
+            unheard, books.redis, clock=books.clock, telemetry=books.telemetry, partitions=range(PARTITIONS)
+        )
+        unheard.lose = True
+        with pytest.raises(StoreUnavailable):
+            await settler.settle_once()
+
+        done = await settler.settle_once()
+
+    assert done.repeated == {account}
+    assert (await books.settler.settle_once()).repeated == set()
 
 
 async def test_record_offered_again_to_an_emptied_redis_is_charged_once(books):
