@@ -415,7 +415,11 @@ class World:
             "journals": [entry.request_id for entry in self._journaled()],
             "doubted": [name for worker in living for name in worker.unsettled._doubted],
             "open": [repr(w.holds) for w in living if w.holds._open or w.holds._ending or w.holds._unconfirmed],
-            "mending": [each.process for each in holders if each.work._repeated or each.work._doubted],
+            "mending": [
+                each.process
+                for each in holders
+                if each.work._repeated or each.work._doubted or each.work._settler._repeated
+            ],
         }
 
     async def _ask(self, call: Call, at_s: float) -> None:
