@@ -24,6 +24,8 @@ from gateway.wire.taps import JSONTap, PassTap, SSETap
 from gateway.wire.usage import Usage
 
 API_VERSION = 1
+#: Of what a provider says about a failure, as much as a caller of another dialect is told.
+MESSAGE_CHARS_MAX = 2000
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -69,6 +71,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: Headers
     body: bytes | AsyncIterable[bytes]
     content_length: int | None = None
+    #: Members of the caller's request that this provider can't be told, by name; the caller is told of them.
+    dropped: tuple[str, ...] = ()
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
@@ -113,6 +117,19 @@ class Tap(Protocol):
         """True where the answer itself says that it failed, whatever its status was. Asked after `usage`."""
         ...
 
+    @property
+    def content_type(self) -> bytes | None:
+        """What the caller's answer is, where that differs from the provider's; None where it does not."""
+        ...
+
+    @property
+    def failure(self) -> "Failure | None":
+        """The error that a translated answer turned out to be; what was returned until then stays whole.
+
+        A tap that does not translate leaves an error where it is, and has None here.
+        """
+        ...
+
     def feed(self, data: bytes) -> bytes: ...
 
     def end(self) -> bytes: ...
@@ -139,6 +156,13 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     #: For the log and the attempt trail; never shown to a caller.
     detail: str = ""
+    #: What the provider says, for a caller whose dialect is not the provider's; one whose dialect it is gets the
+    #: provider's own bytes. At most `MESSAGE_CHARS_MAX`, and without the provider key.
+    message: str = ""
+    #: OpenAI's code for it, where it has one; `context_length_exceeded` for example.
+    code: str | None = None
+    #: What the error would have had as its status, where it came inside a good answer.
+    status: int | None = None
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +208,17 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
+class Translator(Protocol):
+    """For an adapter that serves more than its provider speaks. Optional.
+
+    `prepare` gets calls in these dialects too and writes the provider's request; `tap` returns a watcher that turns
+    the answer into the caller's dialect (its `rewrites` is True), and `classify` fills in `message`.
+    """
+
+    translates: frozenset[Dialect]
+
+
+@runtime_checkable
 class Lifecycle(Protocol):
     """For an adapter that needs more than bytes: a token to refresh, a process to talk to. Optional."""
 
@@ -216,6 +251,7 @@ class Known(Protocol):
 
 __all__ = [
     "API_VERSION",
+    "MESSAGE_CHARS_MAX",
     "Adapter",
     "BadRequest",
     "Call",
@@ -237,6 +273,7 @@ __all__ = [
     "Secret",
     "Span",
     "Tap",
+    "Translator",
     "UpstreamRequest",
     "Usage",
     "parse_base_url",

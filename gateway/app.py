@@ -16,6 +16,7 @@ from typing import Final
 from starlette.routing import Route
 
 from gateway import __version__
+from gateway.bridges import reach
 from gateway.catalogue.prices import Catalogue
 from gateway.catalogue.rows import Pricer
 from gateway.dataplane import V1, DataPlane, Health, Metrics
@@ -192,7 +193,7 @@ def _deps(
     router = Router.of(
         settings,
         offers,
-        dialects={name: each.adapter.dialects for name, each in registry.providers.items()},
+        dialects={name: reach(each.served) for name, each in registry.providers.items()},
         keys={name: len(each.adapters) for name, each in registry.providers.items()},
         clock=clock,
     )

@@ -26,6 +26,7 @@ from gateway.errors import ConfigError
 from gateway.secret import Secret
 from gateway.settings import PEPPER_BYTES_MIN, PLANS, UNLIMITED, Plan, Provider, Settings, Timeouts
 from gateway.toml_positions import KeyPath, Position, join_key, scan, split_key
+from gateway.wire.client_address import is_network
 
 DEFAULT_FILE = "config/gateway.toml"
 FILE_NAME = "gateway.toml"
@@ -347,8 +348,7 @@ class _Rules:
             self._fault(("plans", UNLIMITED), "is the name of the plan that has no limits")
         for path, schemes in _STORE_SCHEMES.items():
             self._check_store(path, settings, schemes)
-        if settings.server.plane == "control":
-            self._fault(("server", "plane"), "there is no control plane to serve by itself yet")
+        self._check_control(settings)
         if settings.server.development:
             if settings.server.host not in _LOOPBACK:
                 self.warnings.append(
@@ -416,6 +416,25 @@ class _Rules:
         if pepper is not None and len(pepper.reveal().encode()) < PEPPER_BYTES_MIN:
             how = "make one with `openssl rand -hex 32`"
             self._fault(("auth", "pepper"), f"is shorter than {PEPPER_BYTES_MIN} bytes", how)
+
+    def _check_control(self, settings: Settings) -> None:
+        for proxy in settings.server.trusted_proxies:
+            if not is_network(proxy):
+                self._fault(("server", "trusted_proxies"), f"{proxy!r} is no address and no network")
+        if settings.control.url:
+            self._check_url(("control", "url"), settings.control.url)
+        if settings.identity.plan not in {*settings.plans, UNLIMITED}:
+            self._fault(("identity", "plan"), "there is no such plan", f"plans are: {', '.join(settings.plans)}")
+        for name, issuer in settings.issuers.items():
+            for key in ("issuer", "jwks_url"):
+                # The issuer's name need not be one: Privy's is a bare word. Its keys are at a URL in any case.
+                url = getattr(issuer, key)
+                if key == "jwks_url" and url:
+                    self._check_url(("issuers", name, key), url)
+                elif key == "issuer" and not issuer.jwks_url and issuer.kind == "oidc":
+                    self._check_url(("issuers", name, key), url)
+            if not issuer.algorithms:
+                self._fault(("issuers", name, "algorithms"), "name at least one")
 
     def _check_production(self, settings: Settings) -> None:
         switch = "or set `server.development = true` to try things out"

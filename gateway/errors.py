@@ -297,6 +297,7 @@ class UpstreamRefused(UpstreamError):
         headers: tuple[tuple[bytes, bytes], ...] = (),
         body: bytes | None = None,
         blame: str = "provider",
+        code: str | None = None,
         retry_after_s: float | None = None,
         detail: str | None = None,
     ) -> None:
@@ -309,6 +310,8 @@ class UpstreamRefused(UpstreamError):
         self.blame = blame
         if status < 500:
             self.type, self.code = "invalid_request_error", "upstream_refused"
+        if code is not None:
+            self.code = code
 
 
 class UpstreamThrottled(UpstreamRefused):

@@ -16,6 +16,7 @@ from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:
     from gateway.api import Tap
+    from gateway.bridges import Bridge
     from gateway.downstream import Downstream
     from gateway.errors import GatewayError
     from gateway.kernel.money import Price
@@ -138,6 +139,12 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     #: What became of each try at a provider, in order: (provider, outcome).
     attempts: list[tuple[str, str]] = []
     # attempt
+    #: The call as the provider's adapter got it: `call` itself, or what a bridge made of it.
+    spoken: Call | None = None
+    #: Turns the answer back into the caller's dialect; None where the adapter does so, or nothing has to.
+    bridge: "Bridge | None" = None
+    #: What of the request the provider could not be told.
+    dropped: tuple[str, ...] = ()
     #: When the request was sent, and the provider's answer once its head is in.
     sent_s: float = 0.0
     response: "UpstreamResponse | None" = None

@@ -55,6 +55,9 @@ class Provider:
     timeouts: Timeouts
     #: Public model names; `*` is every model that no other provider names.
     models: tuple[str, ...]
+    #: What the adapter relays, and with that, what it translates.
+    native: frozenset[Dialect] = frozenset()
+    served: frozenset[Dialect] = frozenset()
 
     @property
     def adapter(self) -> Adapter:
@@ -88,14 +91,17 @@ class Registry:
             entry_point = adapters[provider.adapter]
             if provider.adapter not in classes:
                 classes[provider.adapter] = load_adapter(entry_point)
+            configured = tuple(
+                _configured(name, provider, key, classes[provider.adapter], entry_point) for key in _keys_of(provider)
+            )
+            native = configured[0].dialects
             providers[name] = Provider(
                 name=name,
-                adapters=tuple(
-                    _configured(name, provider, key, classes[provider.adapter], entry_point)
-                    for key in _keys_of(provider)
-                ),
+                adapters=configured,
                 timeouts=provider.timeouts or settings.upstream.timeouts,
                 models=provider.models,
+                native=native,
+                served=native | getattr(configured[0], "translates", frozenset()),
             )
         return cls(providers)
 

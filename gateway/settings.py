@@ -24,6 +24,8 @@ Plane = Literal["all", "data", "control"]
 Strategy = Literal["priority", "least_outstanding", "latency", "cost", "throughput"]
 #: What an offer may be said not to do; `routing/needs.py` says how a request shows that it needs it.
 Capability = Literal["tools", "vision", "audio", "json_schema", "streaming"]
+#: How a token may be signed: with a key pair, so that nobody who can check one can make one.
+Algorithm = Literal["ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "EdDSA"]
 #: A shorter pepper could be found by trying.
 PEPPER_BYTES_MIN = 16
 
@@ -48,6 +50,8 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: How long a caller may take to send its request body, between two reads.
     body_timeout_s: Seconds = 60.0
     keep_alive_s: Seconds = 75.0
+    #: Proxies whose `x-forwarded-for` is believed, as addresses or networks; whoever else sends one is not.
+    trusted_proxies: tuple[str, ...] = ()
     #: Created on first run in development: an account with a key, printed once.
     development: bool = True
 
@@ -197,6 +201,82 @@ class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retries: Retries = Retries()
     breaker: Breaker = Breaker()
     holdback: Holdback = Holdback()
+
+
+class Control(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The control plane: accounts and administration. Its bounds keep it from the data plane's memory and time."""
+
+    #: Where people reach it, such as https://gateway.example.com: for links in mails, redirects, and cookies that only
+    #: go over TLS. Empty: this machine.
+    url: str = ""
+    #: Connections to PostgreSQL of each worker, beside those of the data plane.
+    pool_size: Positive = 4
+    #: What one request may take; a statement may take no longer either.
+    timeout_s: Seconds = 10.0
+    body_bytes_max: Positive = 1024 * 1024
+    #: Requests in flight in each worker; more are told to come back.
+    requests_max: Positive = 64
+    #: `/docs`, `/redoc` and `/openapi.json`.
+    docs: bool = True
+
+
+class Identity(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who people are, and how they prove it."""
+
+    #: Whether anyone may make an account.
+    registration: bool = True
+    #: The role that a new user gets: `user` may look, `developer` may make keys as well.
+    role: Literal["user", "developer"] = "developer"
+    #: The plan of a new account.
+    plan: str = "free"
+    #: Whether an address must be verified before its owner can sign in with a password.
+    verify_email: bool = False
+    password_length_min: Annotated[int, Meta(ge=8, le=128)] = 10
+    #: How long somebody stays signed in.
+    session_s: Seconds = 30 * 86400.0
+    #: How long the links in mails work: to verify an address, to set a new password, to join an account.
+    verification_s: Seconds = 86400.0
+    reset_s: Seconds = 3600.0
+    invitation_s: Seconds = 7 * 86400.0
+    #: Tries to sign in or to have a mail sent, for each address and for each client, in so many seconds.
+    tries_per_address: Positive = 10
+    tries_per_client: Positive = 50
+    tries_window_s: Seconds = 900.0
+    #: Passwords that are hashed at a time in each worker: each takes a thread, 19 MiB and some 20 ms.
+    hashes_at_once: Positive = 2
+
+
+class Issuer(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Somebody whose word is taken for who a person is: an OpenID provider, or Privy."""
+
+    #: Exactly what stands in its tokens as `iss`.
+    issuer: str
+    #: What stands there as `aud`: the client id, at Privy the id of the app.
+    audience: str
+    #: Where its keys are. Empty: what `{issuer}/.well-known/openid-configuration` says.
+    jwks_url: str = ""
+    #: The only algorithms that are accepted.
+    algorithms: tuple[Algorithm, ...] = ("ES256", "RS256")
+    #: For signing in at the console through it, where it knows this gateway as a client.
+    client_secret: Secret | None = None
+    scopes: tuple[str, ...] = ("openid", "email", "profile")
+    #: Privy's tokens have no e-mail address; its own API tells it, by the app's secret.
+    kind: Literal["oidc", "privy"] = "oidc"
+
+
+class Mail(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Letters to people. Without a host, development writes them to the log and production has none to send."""
+
+    host: str = ""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 587
+    #: "starttls" and "tls" check the server's certificate; "none" is for a server on this machine.
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: str = ""
+    password: Secret | None = None
+    sender: str = "AI Gateway <gateway@localhost>"
+    timeout_s: Seconds = 10.0
+    #: Letters that wait to be sent in each worker; more are refused.
+    queue_max: Positive = 1000
 
 
 class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -371,6 +451,11 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     money: Money = Money()
     upstream: Upstream = Upstream()
     routing: Routing = Routing()
+    control: Control = Control()
+    identity: Identity = Identity()
+    #: By a name of one's own, which stands in addresses such as /auth/login/NAME.
+    issuers: dict[str, Issuer] = {}
+    mail: Mail = Mail()
     log: Log = Log()
     metrics: Metrics = Metrics()
     #: Serves requests that name no model (and models no provider claims, if it takes `*`).

@@ -3,10 +3,13 @@
 Rules:
 - What the caller gets is the provider's own body, byte for byte, where a client of its dialect could read it: JSON,
   and whole. Else it gets an error of ours with the provider's status.
+- A caller of another dialect than the provider's gets what the provider says as an error of its own dialect.
 - Nothing about the gateway's own credential reaches a caller, least of all a 401 that would make it change its key.
 """
 
-from gateway.api import Adapter, ResponseHead
+from typing import Final
+
+from gateway.api import Adapter, Failure, ResponseHead
 from gateway.errors import (
     ContentRefused,
     RequestRefused,
@@ -16,10 +19,25 @@ from gateway.errors import (
     UpstreamThrottled,
 )
 
+_ANTHROPIC_OVERLOAD: Final = 529
 
-def refusal(adapter: Adapter, head: ResponseHead, body: bytes, *, whole: bool = True) -> UpstreamError:
-    """The error for an answer with an error status. `body` is plain (no content coding), as far as it came."""
+
+def refusal(
+    adapter: Adapter, head: ResponseHead, body: bytes, *, whole: bool = True, native: bool = True
+) -> UpstreamError:
+    """The error for an answer with an error status. `body` is plain (no content coding), as far as it came.
+
+    `native` says that the provider speaks the caller's dialect.
+    """
     failure = adapter.classify(head, body)
+    readable = native and whole and _is_json(head, body)
+    return error_of(failure, head, body=body if readable else None, native=native)
+
+
+def error_of(
+    failure: Failure, head: ResponseHead, *, body: bytes | None = None, native: bool = False
+) -> UpstreamError:
+    """The error that a failure is. `body` is what the caller gets byte for byte, if anything."""
     detail = failure.detail or f"status {head.status}"
     if failure.blame == "key":
         return UpstreamCredentials(
@@ -32,12 +50,15 @@ def refusal(adapter: Adapter, head: ResponseHead, body: bytes, *, whole: bool = 
         kind = ContentRefused
     elif head.status == 429:
         kind = UpstreamThrottled
-    readable = whole and _is_json(head, body)
+    message = None if native else failure.message or None
     return kind(
-        status=head.status,
+        message,
+        # Overload has a number of its own at Anthropic, which other clients do not try again at.
+        status=head.status if native or head.status != _ANTHROPIC_OVERLOAD else 503,
         headers=tuple(head.headers),
-        body=body if readable else None,
+        body=body,
         blame=failure.blame,
+        code=None if native else failure.code,
         retry_after_s=failure.retry_after_s,
         detail=detail,
     )

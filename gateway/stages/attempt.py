@@ -1,5 +1,8 @@
 """One try at one offer: the request written, the head of its answer awaited, and an error status made an error.
 
+Where the provider does not speak the caller's dialect, the adapter translates; where the adapter does not know that
+dialect either, a bridge makes a chat completion of the call first.
+
 Whatever becomes of it is noted: in `x.attempts`, in the metrics, and in the time spent waiting. What is done about a
 failure is `route`'s to decide, and what is done with a good answer is `relay`'s.
 """
@@ -7,9 +10,11 @@ failure is `route`'s to decide, and what is done with a good answer is `relay`'s
 from typing import Final
 
 from gateway.api import Adapter, ResponseHead
+from gateway.bridges import BRIDGES
 from gateway.deps import Deps, Handler
 from gateway.errors import UpstreamError, UpstreamRedirected
-from gateway.exchange import Exchange
+from gateway.exchange import Call, Exchange
+from gateway.registry import Provider
 from gateway.routing.refusal import refusal
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.encoding import response_inflater
@@ -30,7 +35,14 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     assert x.offer is not None
     provider = deps.providers[x.offer.provider]
     adapter = provider.adapters[x.key]
-    request = adapter.prepare(x.call, x.offer)
+    call = x.call
+    native = call.dialect in provider.native
+    if not native:
+        call = _translated(x, provider)
+    x.spoken = call
+    request = adapter.prepare(call, x.offer)
+    if request.dropped:
+        x.dropped += request.dropped
     response: UpstreamResponse | None = None
     # Unless something else is known: only a caller who leaves gets past the rest.
     outcome = "caller_gone"
@@ -39,7 +51,7 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         response = x.response = await deps.client.send(request, timeouts=x.timeouts or provider.timeouts)
         status = response.head.status
         if status >= 300 and status != _NOT_MODIFIED:
-            raise await _refusal(response, adapter)
+            raise await _refusal(response, adapter, native=native)
         await call_next(x)
         outcome = "ok"
     except UpstreamError as error:
@@ -54,7 +66,19 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         deps.telemetry.count_attempt(provider.name, outcome)
 
 
-async def _refusal(response: UpstreamResponse, adapter: Adapter) -> UpstreamError:
+def _translated(x: Exchange, provider: Provider) -> Call:
+    """The call as the adapter gets it, where its provider does not speak the caller's dialect."""
+    assert x.call is not None
+    x.bridge, x.dropped = None, ()
+    if x.call.dialect in provider.served:
+        return x.call
+    x.bridge = BRIDGES[x.call.dialect]
+    opened = x.bridge.open(x.call)
+    x.dropped = opened.dropped
+    return opened.call
+
+
+async def _refusal(response: UpstreamResponse, adapter: Adapter, *, native: bool) -> UpstreamError:
     """What an answer that is not a good one means."""
     head = response.head
     if head.status < 400:
@@ -63,4 +87,4 @@ async def _refusal(response: UpstreamResponse, adapter: Adapter) -> UpstreamErro
     coding = head.header(b"content-encoding")
     if coding is not None and (inflate := response_inflater(coding, size_bytes_max=ERROR_BYTES_MAX)) is not None:
         body = inflate.feed(body)
-    return refusal(adapter, ResponseHead(head.status, head.headers), body, whole=response.complete)
+    return refusal(adapter, ResponseHead(head.status, head.headers), body, whole=response.complete, native=native)

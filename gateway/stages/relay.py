@@ -16,7 +16,7 @@ Rules:
 import asyncio
 from typing import Final
 
-from gateway.api import Adapter, ResponseHead
+from gateway.api import Adapter, Failure, ResponseHead
 from gateway.deps import Deps, Handler
 from gateway.downstream import Downstream
 from gateway.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
@@ -25,7 +25,7 @@ from gateway.infra.clock import Clock
 from gateway.kernel.money import format_usd
 from gateway.routing.holdback import Held, error_in, status_of
 from gateway.routing.pace import Pace, Sign
-from gateway.routing.refusal import refusal
+from gateway.routing.refusal import error_of, refusal
 from gateway.routing.verdict import Verdict, judge
 from gateway.settings import Timeouts
 from gateway.upstream.response import UpstreamResponse
@@ -69,15 +69,19 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         downstream.end()
         await downstream.flushed()
         return
-    x.tap = provider.adapter.tap(x.call, head)
+    assert x.spoken is not None
+    tap = x.tap = provider.adapter.tap(x.spoken, head)
+    if x.bridge is not None:
+        tap = x.tap = x.bridge.tap(x.call, head, tap)
     # Known before the head goes out, which may be after the charge.
     x.status = head.status
     coding = head.header(b"content-encoding")
     inflate = None if coding is None else response_inflater(coding, size_bytes_max=INFLATED_BYTES_MAX)
-    content_type = head.header(b"content-type") or b""
+    content_type = tap.content_type or head.header(b"content-type") or b""
     x.streaming = content_type.startswith(b"text/event-stream")
 
-    pipe = _Pipe(x, response, downstream, inflate, deps.clock, adapter=provider.adapter)
+    native = x.call.dialect in provider.native
+    pipe = _Pipe(x, response, downstream, inflate, deps.clock, adapter=provider.adapter, native=native)
     downstream.feed_from(response)
     response.pipe(pipe)
     if pipe.open:
@@ -121,6 +125,11 @@ def _begin(
     assert x.offer is not None
     keep = not (rewritten or x.streaming)
     headers = response_headers(head.headers, keep_length=keep, keep_encoding=keep)
+    if x.tap is not None and x.tap.content_type is not None:
+        headers = [header for header in headers if header[0] != b"content-type"]
+        headers.append((b"content-type", x.tap.content_type))
+    if x.dropped:
+        headers.append((b"x-gateway-dropped", ", ".join(x.dropped).encode("latin-1", "replace")))
     names = {name for name, _ in headers}
     chunked = False
     if b"content-length" not in names and head.status not in _BODILESS:
@@ -162,6 +171,7 @@ class _Pipe:
         "_holdback",
         "_inflate",
         "_loop",
+        "_native",
         "_pace",
         "_response",
         "_tap",
@@ -182,6 +192,7 @@ class _Pipe:
         clock: Clock,
         *,
         adapter: Adapter,
+        native: bool,
     ) -> None:
         assert x.tap is not None
         self.open = True
@@ -196,7 +207,8 @@ class _Pipe:
         self._adapter = adapter
         self._tap = x.tap
         # Bound once: each chunk calls them.
-        self._feed = x.tap.feed
+        self._feed = x.tap.feed if native else self._feed_translated
+        self._native = native
         self._write = downstream.write
         #: What waits for the end; None once the head is out.
         self._gathered: list[bytes] | None = []
@@ -208,7 +220,7 @@ class _Pipe:
         self._pace: Pace | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        if self._holdback is None and (x.streaming or not _is_object(response.head)):
+        if self._holdback is None and native and (x.streaming or not _is_object(response.head)):
             self._gathered = None
             self._begin()
 
@@ -238,6 +250,11 @@ class _Pipe:
             return
         self._gathered.append(out)
         self._gathered_bytes += len(out)
+        if not self._native and self._holdback is None:
+            # A translated stream begins with its first event: until then it may be an error with a status.
+            if x.streaming or self._gathered_bytes > GATHERED_BYTES_MAX:
+                self._release()
+            return
         if self._holdback is None and self._gathered_bytes == len(out) and out.lstrip()[:1] not in _OBJECT_BEGINS:
             # Events, or anything else that is of use before its end, under the wrong name.
             self._release()
@@ -260,6 +277,9 @@ class _Pipe:
                 return
         x = self._x
         rest = self._tap.end()
+        if not self._native and (failure := self._tap.failure) is not None:
+            self._break(failure, rest)
+            return
         if x.streaming and not self._tap.complete:
             if self._gathered is not None:
                 pass  # nothing was sent, and nothing will be
@@ -268,7 +288,7 @@ class _Pipe:
                 self._write(rest)
             self.fail(UpstreamDisconnected("The provider's stream ended before its answer was complete."))
             return
-        if x.holdback is not None and self._gathered is not None and not x.streaming:
+        if x.holdback is not None and self._native and self._gathered is not None and not x.streaming:
             body = b"".join(self._gathered)
             if error_in(body) and (refused := self._refused(body)) is not None:
                 self.fail(refused)
@@ -284,6 +304,23 @@ class _Pipe:
             self._begin(cost_nanos=cost_nanos, length=len(body))
             self._downstream.end(body)
         self._finish()
+
+    def _feed_translated(self, chunk: bytes) -> bytes:
+        """Feed a tap that translates; where it finds an error, the answer ends here."""
+        out = self._tap.feed(chunk)
+        if (failure := self._tap.failure) is None:
+            return out
+        self._response.close()
+        self._break(failure, out)
+        return b""
+
+    def _break(self, failure: Failure, rest: bytes) -> None:
+        """End a translated answer that turned out to be an error, after what came before it."""
+        if self._gathered is None and rest:
+            self._x.bytes_out += len(rest)
+            self._write(rest)
+        status = failure.status or 502
+        self.fail(error_of(failure, ResponseHead(status, [])))
 
     def keep_pace(self, pace: Pace | None, loop: asyncio.AbstractEventLoop) -> None:
         """Look at the stream every now and then."""

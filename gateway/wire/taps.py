@@ -85,8 +85,10 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class PassTap:
     """For bodies that are not understood: counts nothing, whole at a clean end."""
 
-    #: What goes out has the length of what came in.
+    #: What goes out has the length of what came in, and is what it was.
     rewrites = False
+    content_type = None
+    failure = None
 
     __slots__ = ("complete", "errored", "events", "mid_event", "repairs")
 
@@ -120,6 +122,8 @@ class JSONTap:
     """For a plain JSON body: keeps it, or the end of a long one, and reads its usage when asked after the end."""
 
     rewrites = False
+    content_type = None
+    failure = None
     __slots__ = (
         "_dialect",
         "_kept",
@@ -217,6 +221,8 @@ class SSETap:
 
     #: A repair or the usage chunk may shorten the stream.
     rewrites = True
+    content_type = None
+    failure = None
     __slots__ = (
         "_before",
         "_begun",
