@@ -426,13 +426,11 @@ class _Rules:
         if settings.identity.plan not in {*settings.plans, UNLIMITED}:
             self._fault(("identity", "plan"), "there is no such plan", f"plans are: {', '.join(settings.plans)}")
         for name, issuer in settings.issuers.items():
-            for key in ("issuer", "jwks_url"):
-                # The issuer's name need not be one: Privy's is a bare word. Its keys are at a URL in any case.
-                url = getattr(issuer, key)
-                if key == "jwks_url" and url:
-                    self._check_url(("issuers", name, key), url)
-                elif key == "issuer" and not issuer.jwks_url and issuer.kind == "oidc":
-                    self._check_url(("issuers", name, key), url)
+            # The issuer's name need not be one: Privy's is a bare word. Its keys are at a URL in any case.
+            if issuer.jwks_url:
+                self._check_url(("issuers", name, "jwks_url"), issuer.jwks_url)
+            elif issuer.kind == "oidc":
+                self._check_url(("issuers", name, "issuer"), issuer.issuer)
             if not issuer.algorithms:
                 self._fault(("issuers", name, "algorithms"), "name at least one")
 

@@ -57,7 +57,6 @@ MISTAKES = [
     ("[server]\nprot = 1", 2, "server.prot", "did you mean `port`?"),
     ("[sever]\nport = 1", 1, "sever", "did you mean `server`?"),
     ("[provider.local]\nadapter = 'openai'", 1, "provider", "did you mean `providers`?"),
-    ("[server]\nplane = 'control'", 2, "server.plane", "there is no control plane"),
     ("[server]\npepper = 'x'", 2, "server.pepper", "did you mean `auth.pepper`?"),
     ("[cors]\nzzz = 1", 2, "cors.zzz", "here may stand `origins`, `max_age_s`"),
     ("zzz = 1", 1, "zzz", "at the top may stand `server`"),
