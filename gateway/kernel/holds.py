@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 RENEW_S: Final = 1.0
 #: A hold younger than this is not renewed: most requests are over by then.
 YOUNG_S: Final = 0.25
+#: So many are renewed in one turn of the loop: the streams of this worker must not wait for the books of all of them.
+RENEWED_AT_ONCE: Final = 8
 CLOSE_POLL_S: Final = 0.02
 UNCONFIRMED_MAX: Final = 100_000
 SCOPES_MAX: Final = 100_000
@@ -224,15 +226,16 @@ class Holds:
         """
         failure: StoreUnavailable | None = None
         sent: list[tuple[list[Hold], list[Renewal], Awaitable[list[str]]]] = []
-        for partition, renewals in self._renewals().items():
-            for start in range(0, len(renewals), RENEWALS_MAX):
-                holds = [hold for hold, _ in renewals[start : start + RENEWALS_MAX]]
-                news = [renewal for _, renewal in renewals[start : start + RENEWALS_MAX]]
+        for partition, due in self._due().items():
+            for start in range(0, len(due), RENEWED_AT_ONCE):
+                holds = [hold for hold in due[start : start + RENEWED_AT_ONCE] if hold in self._open]
+                news = [self._renewal(hold) for hold in holds]
                 try:
                     sent.append((holds, news, self._ledger.renew(partition, news, lease_ms=self.lease_ms)))
                 except StoreUnavailable as error:
                     failure = error
                     self._note(holds, news)
+                await asyncio.sleep(0)
         for holds, news, answer in sent:
             try:
                 unknown = set(await answer)
@@ -258,18 +261,18 @@ class Holds:
             if hold in self._open and renewal.record:
                 hold.journaled |= self._write(hold, "progress", renewal.cost_nanos, renewal.tokens, renewal.record)
 
-    def _renewals(self) -> dict[int, list[tuple[Hold, Renewal]]]:
-        """By partition."""
+    def _due(self) -> dict[int, list[Hold]]:
+        """What is to be renewed, by partition."""
         before_s = self._clock.monotonic() - YOUNG_S
-        by_partition: dict[int, list[tuple[Hold, Renewal]]] = {}
-        for hold, progress in self._open.items():
-            if hold.opened_s > before_s:
-                continue
-            news = progress()
-            if news is None:
-                renewal = Renewal(hold.request_id)
-            else:
-                cost, tokens, record = news
-                renewal = Renewal(hold.request_id, cost, tokens, encode_record(record))
-            by_partition.setdefault(hold.scopes.partition, []).append((hold, renewal))
+        by_partition: dict[int, list[Hold]] = {}
+        for hold in self._open:
+            if hold.opened_s <= before_s:
+                by_partition.setdefault(hold.scopes.partition, []).append(hold)
         return by_partition
+
+    def _renewal(self, hold: Hold) -> Renewal:
+        news = self._open[hold]()
+        if news is None:
+            return Renewal(hold.request_id)
+        cost, tokens, record = news
+        return Renewal(hold.request_id, cost, tokens, encode_record(record))

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.errors import StoreUnavailable
 from gateway.infra.metrics import Registry
-from gateway.kernel.holds import YOUNG_S, Hold, Holds
+from gateway.kernel.holds import RENEWED_AT_ONCE, YOUNG_S, Hold, Holds
 from gateway.kernel.limits import pack_limits
 from gateway.kernel.local_journal import Entry, LocalJournal, find_left
 from gateway.kernel.record import UsageRecord, encode_record
@@ -395,3 +395,36 @@ def test_entries_hold_what_ends_a_request():
     )
 
     assert (entry.scopes.account_key, entry.scopes.key_key, entry.scopes.model_key) == (b"a", b"k", None)
+
+
+async def test_the_streams_of_a_worker_do_not_wait_for_the_books_of_all_of_them(worker):
+    """What each renewal costs adds up: five hundred in one go would hold up every event meanwhile."""
+    in_this_turn = 0
+    most = 0
+
+    def delivered() -> None:
+        nonlocal in_this_turn, most
+        in_this_turn += 1
+        most = max(most, in_this_turn)
+
+    for number in range(10 * RENEWED_AT_ONCE + 1):
+        worker.holds.add(await worker.open(f"request-{number}"), delivered)
+    renewing = asyncio.ensure_future(worker.renew())
+    while not renewing.done():
+        in_this_turn = 0
+        await turns(1)
+    await renewing
+    assert most == RENEWED_AT_ONCE
+
+
+async def test_a_hold_that_ends_while_others_are_renewed_is_left_alone(worker, redis):
+    holds = [await worker.open(f"request-{number}") for number in range(3 * RENEWED_AT_ONCE)]
+    last = holds[-1]
+
+    def ends_another() -> None:
+        if last in worker.holds._open:
+            worker.settle(last, 50)
+
+    worker.holds.add(holds[0], ends_another)
+    await worker.renew()
+    assert await balance(redis) == (CREDIT - 50, 100 * (len(holds) - 1))
