@@ -20,6 +20,7 @@ from gateway.wire.dialects import Dialect
 from gateway.wire.form import rewrite_form
 from gateway.wire.headers import request_headers
 from gateway.wire.peek import Peek, Span, peek, rewrite
+from gateway.wire.sse import EventTooLong, Frame, FrameScanner
 from gateway.wire.taps import JSONTap, PassTap, SSETap
 from gateway.wire.usage import Usage
 
@@ -257,7 +258,10 @@ __all__ = [
     "Call",
     "ConfigError",
     "Dialect",
+    "EventTooLong",
     "Failure",
+    "Frame",
+    "FrameScanner",
     "Headers",
     "JSONTap",
     "Known",

@@ -17,7 +17,7 @@ import re
 
 import msgspec
 
-from gateway.api import Failure, ResponseHead
+from gateway.api import MESSAGE_CHARS_MAX, Failure, ResponseHead
 
 #: A provider that says more than this is not believed.
 RETRY_AFTER_S_MAX = 24 * 3600.0
@@ -120,9 +120,12 @@ class _Error(msgspec.Struct, frozen=True):
     retry: str = ""
 
 
-def classify(head: ResponseHead, body: bytes, *, secret: str = "") -> Failure:
-    """The failure that an answer with an error status is. `secret` is blotted out should the provider echo it."""
-    error = _read(body)
+def classify(head: ResponseHead, body: bytes, *, secret: str = "", codes: tuple[str, ...] = ()) -> Failure:
+    """The failure that an answer with an error status is.
+
+    `secret` is blotted out should the provider echo it. `codes` are those that do not stand in the body.
+    """
+    error = _read(body, codes)
     said = " ".join((*error.codes, error.message)).lower()
     blame = BLAME_BY_STATUS.get(head.status, "provider" if head.status >= 500 or head.status < 400 else "caller")
     for rule in RULES:
@@ -132,7 +135,11 @@ def classify(head: ResponseHead, body: bytes, *, secret: str = "") -> Failure:
     return Failure(
         blame=blame,
         retry_after_s=retry_after_s(head, error) if blame in ("key", "provider") else None,
-        detail=_detail(head.status, error, secret),
+        detail=_shown(" ".join((str(head.status), *error.codes, error.message)).strip(), secret)[
+            :_DETAIL_CHARACTERS_MAX
+        ],
+        message=_shown(error.message, secret)[:MESSAGE_CHARS_MAX],
+        code=_code(blame, head.status, said),
     )
 
 
@@ -205,25 +212,36 @@ def _until(date: bytes, now: bytes | None) -> float | None:
         return None
 
 
-def _read(body: bytes) -> _Error:
+def _code(blame: str, status: int, said: str) -> str | None:
+    """OpenAI's code for what OpenAI has one for, whatever the provider calls it."""
+    if blame == "context":
+        return "context_length_exceeded"
+    if blame == "policy":
+        return "content_filter"
+    if blame == "provider" and status == 429:
+        return "rate_limit_exceeded"
+    return "model_not_found" if status == 404 and "model" in said else None
+
+
+def _read(body: bytes, codes: tuple[str, ...] = ()) -> _Error:
     """The members of an error body that tell something; a body that is not JSON tells nothing but its status."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
-        return _Error()
+        return _Error(codes)
     if isinstance(document, list) and document:
         document = document[0]  # Google
     if not isinstance(document, dict):
-        return _Error()
+        return _Error(codes)
     error = document.get("error", document)
     if isinstance(error, str):  # Ollama, Hugging Face, xAI
-        return _Error(codes=_texts(document, "code", "error_type", "type"), message=error)
+        return _Error(codes=codes + _texts(document, "code", "error_type", "type"), message=error)
     if not isinstance(error, dict):
         error = document
-    message = error.get("message", document.get("detail", ""))
+    message = error.get("message") or document.get("detail") or document.get("Message") or ""
     if isinstance(message, dict | list):  # FastAPI and its kin
         message = msgspec.json.encode(message).decode()
-    codes = _texts(error, "code", "type", "status", "param")
+    codes += _texts(error, "code", "type", "status", "param")
     inner = error.get("innererror")
     if isinstance(inner, dict):  # Azure
         codes += _texts(inner, "code")
@@ -247,8 +265,8 @@ def _texts(table: dict[object, object], *keys: str) -> tuple[str, ...]:
     return tuple(str(table[key]) for key in keys if isinstance(table.get(key), str | int))
 
 
-def _detail(status: int, error: _Error, secret: str) -> str:
-    text = " ".join((str(status), *error.codes, error.message)).strip()
+def _shown(text: str, secret: str) -> str:
+    """`text` without the provider's key, and without what looks like one."""
     if secret:
         text = text.replace(secret, "***")
-    return _KEY_LIKE.sub("***", text)[:_DETAIL_CHARACTERS_MAX]
+    return _KEY_LIKE.sub("***", text)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api import ResponseHead
+from gateway.api import MESSAGE_CHARS_MAX, ResponseHead
 from gateway_adapters.failures import RETRY_AFTER_S_MAX, classify, duration_s
 
 
@@ -129,6 +129,44 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "s", "5", "5 s", "-5s", "1s1h", "ms"])
 def test_what_is_no_duration(text: str) -> None:
     assert duration_s(text) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message", "code"),
+    [
+        (
+            400,
+            b'{"error":{"message":"prompt is too long: 9 > 8"}}',
+            "prompt is too long: 9 > 8",
+            "context_length_exceeded",
+        ),
+        (400, b'{"error":{"message":"Filtered","code":"content_filter"}}', "Filtered", "content_filter"),
+        (429, b'{"Message":"Slow down"}', "Slow down", "rate_limit_exceeded"),
+        (404, b'{"message":"model x not found"}', "model x not found", "model_not_found"),
+        (400, b'{"error":{"message":"No"}}', "No", None),
+        (429, b'{"error":{"message":"Quota","type":"insufficient_quota"}}', "Quota", None),
+        (502, b"<html>", "", None),
+    ],
+)
+def test_what_a_caller_of_another_dialect_is_told(status: int, body: bytes, message: str, code: str | None) -> None:
+    failure = classify(head(status), body)
+
+    assert (failure.message, failure.code) == (message, code)
+
+
+def test_the_message_is_bounded_and_holds_no_key() -> None:
+    body = msgspec.json.encode({"error": {"message": "key opensesame and sk-0123456789abcdef " + "x" * 5000}})
+
+    message = classify(head(400), body, secret="opensesame").message
+
+    assert message.startswith("key *** and *** x")
+    assert len(message) == MESSAGE_CHARS_MAX
+
+
+def test_codes_may_come_from_a_header() -> None:
+    failure = classify(head(403), b'{"message":"No"}', codes=("ExpiredTokenException",))
+
+    assert (failure.blame, failure.detail) == ("key", "403 ExpiredTokenException No")
 
 
 def test_the_detail_is_short_and_holds_no_key() -> None:
