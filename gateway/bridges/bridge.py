@@ -1,0 +1,43 @@
+"""What a bridge is: the shape that the package asks of each.
+
+The rules stand in the package's own docstring; the shape stands apart from it, so that bridges can import it.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from gateway.api import ResponseHead, Tap
+from gateway.exchange import Call
+from gateway.wire.dialects import Dialect
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A call made a chat completion: `call` has that dialect's path, body and peek."""
+
+    call: Call
+    #: Members of the caller's request that the hub can't carry.
+    dropped: tuple[str, ...] = ()
+
+
+class Bridge(Protocol):
+    """From one dialect to the hub and back."""
+
+    #: What callers of it speak.
+    dialect: Dialect
+
+    def open(self, call: Call) -> Opened:
+        """The chat completion that asks for the same. A stream asks for its usage.
+
+        Raises:
+            BadRequest: the call is malformed, or the hub can't carry what it needs.
+        """
+        ...
+
+    def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
+        """The watcher for the answer to the caller's own `call`.
+
+        It feeds `inner`, the adapter's watcher, whose output is a chat completion or a stream of its chunks, and
+        returns the caller's dialect. Usage, `complete` and `failure` are the inner one's.
+        """
+        ...
