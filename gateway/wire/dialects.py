@@ -26,6 +26,15 @@ class Dialect(StrEnum):
     OPENAI_COMPLETIONS = "openai.completions"
     OPENAI_RESPONSES = "openai.responses"
     OPENAI_EMBEDDINGS = "openai.embeddings"
+    OPENAI_IMAGES = "openai.images"
+    #: Edits and variations: pictures go in, mostly in a form.
+    OPENAI_IMAGE_EDITS = "openai.image_edits"
+    OPENAI_SPEECH = "openai.speech"
+    #: And translations, which answer alike.
+    OPENAI_TRANSCRIPTIONS = "openai.transcriptions"
+    OPENAI_MODERATIONS = "openai.moderations"
+    #: Cohere's, which Jina, Voyage and those who host open models copy: `query` and `documents` in, scores out.
+    RERANK = "rerank"
     OPENAI_OTHER = "openai.other"
     ANTHROPIC_MESSAGES = "anthropic.messages"
     GEMINI_GENERATE = "gemini.generate"
@@ -39,9 +48,31 @@ PATHS: dict[bytes, Dialect] = {
     b"/embeddings": Dialect.OPENAI_EMBEDDINGS,
     b"/messages": Dialect.ANTHROPIC_MESSAGES,
 }
+    b"/images/generations": Dialect.OPENAI_IMAGES,
+    b"/images/edits": Dialect.OPENAI_IMAGE_EDITS,
+    b"/images/variations": Dialect.OPENAI_IMAGE_EDITS,
+    b"/audio/speech": Dialect.OPENAI_SPEECH,
+    b"/audio/transcriptions": Dialect.OPENAI_TRANSCRIPTIONS,
+    b"/audio/translations": Dialect.OPENAI_TRANSCRIPTIONS,
+    b"/moderations": Dialect.OPENAI_MODERATIONS,
+    b"/rerank": Dialect.RERANK,
 
 #: Their streams close with `data: [DONE]`.
 DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
+#: Paid for by what is not only tokens: pictures, seconds, characters, searches. `wire/units.py` counts them.
+UNIT_DIALECTS = frozenset(
+    {
+        Dialect.OPENAI_IMAGES,
+        Dialect.OPENAI_IMAGE_EDITS,
+        Dialect.OPENAI_SPEECH,
+        Dialect.OPENAI_TRANSCRIPTIONS,
+        Dialect.OPENAI_MODERATIONS,
+        Dialect.RERANK,
+    }
+)
+#: May be called without a price: they cost nothing unless a price says otherwise.
+FREE_DIALECTS = frozenset({Dialect.OPENAI_MODERATIONS})
+
 
 _GEMINI_PATH = re.compile(rb"/models/[^/]+:(?:generateContent|streamGenerateContent)", re.IGNORECASE)
 

@@ -146,6 +146,15 @@ def splice(body: bytes, edits: Sequence[tuple[Span, bytes]]) -> bytes:
     parts: list[bytes] = []
     at = 0
     for (start, end), new in sorted(edits, key=itemgetter(0)):
+def find_members(body: bytes, names: Collection[str]) -> dict[str, bytes]:
+    """The raw values of some top-level members of a body that `peek` has read.
+
+    Raises:
+        BadRequest: one of them is there twice.
+    """
+    return {name: body[start:end] for name, (start, end) in _search(body, names, owner="").items()}
+
+
         if start < at:
             raise ValueError(f"edits overlap at byte {start}")
         parts += (body[at:start], new)

@@ -19,7 +19,7 @@ from itertools import islice
 
 import msgspec
 
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialects import UNIT_DIALECTS, Dialect
 from gateway.wire.sse import BOM, Frame, FrameScanner, cut, find_blank, parse
 from gateway.wire.usage import (
     Usage,
@@ -76,6 +76,33 @@ class _Answer(msgspec.Struct, frozen=True, gc=False):
     message: msgspec.Raw = _EMPTY
 
 
+class _Transcript(msgspec.Struct, frozen=True, gc=False):
+    duration: msgspec.Raw = _EMPTY
+
+
+class _Billed(msgspec.Struct, frozen=True, gc=False):
+    search_units: int | None = None
+    input_tokens: int | None = None
+
+
+class _Meta(msgspec.Struct, frozen=True, gc=False):
+    billed_units: _Billed | None = None
+
+
+class _Ranks(msgspec.Struct, frozen=True, gc=False):
+    meta: _Meta = _Meta()
+
+
+#: Their streams need no end that is known here: one that ends cleanly is whole.
+_LOOSE = UNIT_DIALECTS | {Dialect.OPENAI_OTHER}
+#: Their answers are no text that could be counted.
+_NO_TEXT = _LOOSE - {Dialect.OPENAI_TRANSCRIPTIONS} | {Dialect.OPENAI_EMBEDDINGS}
+#: As far as a member's name, its colon and the first quote of its value may reach.
+_EDGE_BYTES = 48
+_OPENS_TEXT = re.compile(rb'[ \t\r\n]{0,16}:[ \t\r\n]{0,16}"')
+
+_decode_transcript = msgspec.json.Decoder(_Transcript).decode
+_decode_ranks = msgspec.json.Decoder(_Ranks).decode
 _decode = msgspec.json.Decoder(_Answer).decode
 _decode_any = msgspec.json.Decoder().decode
 _check = msgspec.json.Decoder(msgspec.Raw).decode
@@ -183,7 +210,7 @@ class JSONTap:
 
     def delivered(self) -> Usage:
         source: UsageSource = "estimated" if self.complete else "partial"
-        if self.errored or self._dialect in (Dialect.OPENAI_EMBEDDINGS, Dialect.OPENAI_OTHER):
+        if self.errored or self._dialect in _NO_TEXT:
             return Usage(source=source)
         return Usage(output_tokens=self._size // BYTES_PER_TOKEN, source=source)
 
@@ -206,6 +233,73 @@ class JSONTap:
         events.end()
         self.errored = events.errored
         return events.usage()
+
+
+class PicturesTap(JSONTap):
+    """For pictures: counts them as they go by, since a body with a few of them is not kept whole."""
+
+    __slots__ = ("_edge", "_embedded", "_linked")
+
+    def __init__(self, dialect: Dialect, *, trust_cost: bool = False) -> None:
+        super().__init__(dialect, trust_cost=trust_cost)
+        self._embedded = self._linked = 0
+        #: The end of what was looked at: a name may have begun in it.
+        self._edge = b""
+
+    def feed(self, data: bytes) -> bytes:
+        text = self._edge + data
+        self._embedded += _count_members(text, b'"b64_json"', beyond=len(self._edge))
+        self._linked += _count_members(text, b'"url"', beyond=len(self._edge))
+        self._edge = text[-_EDGE_BYTES:]
+        return super().feed(data)
+
+    def usage(self) -> Usage | None:
+        usage = super().usage()
+        return None if usage is None else msgspec.structs.replace(usage, images=self._images)
+
+    def delivered(self) -> Usage:
+        return msgspec.structs.replace(super().delivered(), images=self._images)
+
+    @property
+    def _images(self) -> int:
+        # Some answers have each picture in both ways.
+        return max(self._embedded, self._linked)
+
+
+class TranscriptTap(JSONTap):
+    """For the text of a recording: where no usage is reported, its detailed form still has the duration."""
+
+    __slots__ = ()
+
+    def usage(self) -> Usage | None:
+        usage = super().usage()
+        if usage is not None or self.errored or self._tail:
+            return usage
+        try:
+            duration = _decode_transcript(self._fold()).duration
+        except _UNREADABLE:
+            return None
+        return parse_usage(b'{"type":"duration","seconds":%b}' % bytes(duration)) if bytes(duration) else None
+
+
+class RanksTap(JSONTap):
+    """For ranked documents: Cohere reports searches beside everything else, others tokens as usual."""
+
+    __slots__ = ()
+
+    def usage(self) -> Usage | None:
+        usage = super().usage()
+        if self.errored or self._tail:
+            return usage
+        try:
+            billed = _decode_ranks(self._fold()).meta.billed_units
+        except _UNREADABLE:
+            return usage
+        if billed is None or not billed.search_units:
+            return usage
+        return msgspec.structs.replace(
+            usage or Usage(input_tokens=billed.input_tokens or 0), searches=billed.search_units
+        )
 
 
 class SSETap:
@@ -262,7 +356,7 @@ class SSETap:
         self._repair = repair
         self._trust_cost = trust_cost
         # In every report of tokens, and in no text: there the quote would have a backslash before it.
-        self._mark = b'"usage"' if dialect is Dialect.OPENAI_OTHER else b'_tokens"'
+        self._mark = b'"usage"' if dialect in _LOOSE else b'_tokens"'
         # True between two events, with nothing held.
         self._resting = True
         self._begun = False
@@ -316,7 +410,7 @@ class SSETap:
         elif self._held:
             out = self._end_held(bytes(self._held))
             self._held.clear()
-        if self._dialect is Dialect.OPENAI_OTHER and not self.mid_event:
+        if self._dialect in _LOOSE and not self.mid_event:
             self._complete = True
         return out
 
@@ -326,7 +420,7 @@ class SSETap:
     def delivered(self) -> Usage:
         """Output tokens by the number of events and the text in them, as the events that were kept show it."""
         source: UsageSource = "estimated" if self.complete else "partial"
-        if self._dialect in (Dialect.OPENAI_EMBEDDINGS, Dialect.OPENAI_OTHER) or self._deltas == 0:
+        if self._dialect in _NO_TEXT or self._deltas == 0:
             return Usage(source=source)
         frames = [frame for chunk in (self._before, self._last) for frame in _frames(chunk) if frame.data]
         size = text = count = padded = 0
@@ -575,11 +669,31 @@ def tap_for(
     if kind == b"text/event-stream":
         return SSETap(dialect, strip_usage=strip_usage, trust_cost=trust_cost)
     if kind == b"application/json" or kind.endswith(b"+json"):
-        return JSONTap(dialect, trust_cost=trust_cost)
+        return JSON_TAPS.get(dialect, JSONTap)(dialect, trust_cost=trust_cost)
     return PassTap()
 
 
+#: The watchers of plain answers that say more than a usage object.
+JSON_TAPS: dict[Dialect, type[JSONTap]] = {
+    Dialect.OPENAI_IMAGES: PicturesTap,
+    Dialect.OPENAI_IMAGE_EDITS: PicturesTap,
+    Dialect.OPENAI_TRANSCRIPTIONS: TranscriptTap,
+    Dialect.RERANK: RanksTap,
+}
+
+
 # -- reading -------------------------------------------------------------------------------------------------
+
+
+def _count_members(text: bytes, name: bytes, *, beyond: int) -> int:
+    """How many members of that name have a text for their value, which begins behind `beyond`."""
+    count = at = 0
+    while (at := text.find(name, at)) >= 0:
+        escaped = at > 0 and text[at - 1] == 0x5C
+        at += len(name)
+        opened = _OPENS_TEXT.match(text, at)
+        count += opened is not None and not escaped and opened.end() > beyond
+    return count
 
 
 def _plain_events(data: bytes) -> int:

@@ -55,6 +55,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     output_audio_tokens: int = 0
     output_image_tokens: int = 0
     images: int = 0
+    #: What the request calls for, where pictures have several prices: quality, then size, such as "hd 1024x1792".
+    image_kind: str = ""
     seconds: float = 0.0
     characters: int = 0
     searches: int = 0
