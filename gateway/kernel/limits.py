@@ -31,6 +31,8 @@ MONTH_US: Final = 30 * DAY_US
 
 #: Larger limits are refused: what is used must stay exact as a Lua number.
 LIMIT_MAX: Final = 10**12
+#: As a limit of concurrency in the packed form: takes no slot at all.
+NO_SLOT: Final = -2
 #: How many budgets a scope can have.
 BUDGETS_MAX: Final = 16
 
@@ -120,8 +122,8 @@ def pack_limits(
     overdraft_nanos: Nanos = 0,
 ) -> bytes:
     """One flat array: the overdraft, and then for the account, the key and the model
-    `concurrency or -1, number of buckets, (bucket number, limit, capacity) of each, number of budgets,
-    (window 1-4, limit nanos, 1 if hard else 0) of each`. Flat, because each table costs the script an allocation.
+    `concurrency or -1 (-2: takes no slot), number of buckets, (bucket number, limit, capacity) of each, number of
+    budgets, (window 1-4, limit nanos, 1 if hard else 0) of each`. Flat, because each table costs the script an allocation.
 
     Buckets are in the order of `BUCKETS`; budgets in rising order, so that notices come in the order in which they
     are earned.
@@ -135,6 +137,20 @@ def pack_limits(
     for limits in (account, key, NO_LIMITS if model is None else model):
         _pack_scope(limits, packed)
     return msgspec.msgpack.encode(packed)
+
+
+def detach_limits(packed: bytes) -> bytes:
+    """What is left of packed limits for work that goes on without a request: the money alone. It takes no place in a
+    bucket, and no slot.
+    """
+    given = msgspec.msgpack.decode(packed, type=list[int])
+    detached, at = given[:1], 1
+    while at < len(given):
+        at += 2 + 3 * given[at + 1]
+        budgets = given[at : at + 1 + 3 * given[at]]
+        detached += (NO_SLOT, 0, *budgets)
+        at += len(budgets)
+    return msgspec.msgpack.encode(detached)
 
 
 def _counts(limits: Limits) -> Iterable[tuple[str, int | None]]:

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from gateway.errors import Overloaded
-from gateway.kernel.limits import BUCKET_WINDOWS_US, BUCKETS, BUDGET_WINDOWS, window_end_us, window_ids
+from gateway.kernel.limits import BUCKET_WINDOWS_US, BUCKETS, BUDGET_WINDOWS, NO_SLOT, window_end_us, window_ids
 from gateway.kernel.money import MAX_NANOS, Nanos
 from gateway.kernel.record import decode_record
 from gateway.kernel.verbs import (
@@ -183,7 +183,7 @@ class Twin:
         for number, (key, state) in enumerate(zip(keys, states, strict=True)):
             if number < 2:
                 state.held += hold_nanos
-                state.in_flight += 1
+                state.in_flight += limits[number].concurrency != NO_SLOT
             self._store(key, state)
         answer = Admitted(_rates(states, limits))
         self._holds[request_id] = _Hold(scopes, hold_nanos, tokens, now, now // 1000 + lease_ms, answer)
@@ -393,7 +393,7 @@ class Twin:
                         state.used[bucket - 1] = max(0.0, used + delta)
             if number < 2:
                 state.held = max(0, state.held - hold.amount)
-                state.in_flight = max(0, state.in_flight - 1)
+                state.in_flight = max(0, state.in_flight - (limit.concurrency != NO_SLOT))
                 if cost is not None:
                     if number == 0 and state.balance is not None:
                         state.balance = _exact(state.balance - cost)

@@ -9,26 +9,17 @@ Rules:
   request ends, however it ends. Both happen at most once.
 """
 
-import math
-from typing import Final
-
 import msgspec
 
 from gateway.deps import Deps, Handler
-from gateway.errors import BudgetExceeded, CreditInFlight, InsufficientCredit, RateLimited, StoreUnavailable
 from gateway.exchange import Exchange, Headers
+from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.holds import Hold
-from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.money import Nanos, cost_nanos, hold_nanos
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
-from gateway.kernel.verbs import Admission, Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
+from gateway.kernel.verbs import Admitted, Ended, NotLoaded, Rates
 from gateway.wire.ratelimit import format_duration
 from gateway.wire.usage import Usage
-
-#: A slot or a hold is given back when another request ends, which nobody can foresee.
-SOON_S: Final = 1.0
-#: An account can be emptied from Redis while it is being loaded, but not for ever.
-LOADS_MAX: Final = 3
 
 
 async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
@@ -45,18 +36,13 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     tokens = x.input_tokens + x.output_tokens
     hold = Hold(x.id, scopes, amount)
     started = deps.clock.monotonic()
-    admission = await _admit(hold, tokens, deps)
-    for _ in range(LOADS_MAX):
-        if not isinstance(admission, NotLoaded):
-            break
-        await deps.loader.ensure_loaded(principal.account_id, key_id=principal.key_id)
-        admission = await _admit(hold, tokens, deps)
+    admission = await take(hold, tokens, principal, ledger=deps.ledger, holds=deps.holds, loader=deps.loader)
     deps.admit_seconds.observe(deps.clock.monotonic() - started)
     if not isinstance(admission, Admitted):
         deps.telemetry.count_decision(type(admission).__name__.lower(), "refused")
         if not isinstance(admission, NotLoaded | Ended):
             x.reply_headers += rate_headers(admission.rates)
-        raise _refusal(admission, now_s=deps.clock.now())
+        raise refusal_of(admission, now_s=deps.clock.now())
     x.reply_headers += rate_headers(admission.rates)
     deps.telemetry.credit_held[0] += amount
 
@@ -69,18 +55,6 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         settlement.settle()
         # A request must not wait for the collector of cycles.
         x.on_whole = None
-
-
-async def _admit(hold: Hold, tokens: int, deps: Deps) -> Admission:
-    """The answer to an admission. Where it was sent and does not come, whatever was taken is given back."""
-    sent = deps.ledger.admit(
-        hold.request_id, hold.scopes, hold_nanos=hold.amount_nanos, tokens=tokens, lease_ms=deps.holds.lease_ms
-    )
-    try:
-        return await sent
-    except BaseException:
-        deps.holds.abandon(hold)
-        raise
 
 
 class _Settlement:
@@ -236,48 +210,3 @@ def rate_headers(rates: Rates) -> Headers:
             (b"x-ratelimit-reset-tokens", format_duration(rates.tokens_reset_ms / 1000)),
         )
     return headers
-
-
-def _refusal(
-    refused: Limited | Busy | OverBudget | NoCredit | NotLoaded | Ended, *, now_s: float
-) -> RateLimited | InsufficientCredit | StoreUnavailable:
-    """The error for what the ledger said. Exact balances are nobody's business but the account's."""
-    if isinstance(refused, NotLoaded | Ended):
-        return StoreUnavailable(detail=f"admission answered {refused}", retry_after_s=SOON_S)
-    if isinstance(refused, Limited):
-        return _limited(refused)
-    if isinstance(refused, Busy):
-        return RateLimited(
-            f"Rate limit reached: {refused.limit} requests at once for this {refused.scope}.",
-            code="concurrency_limit_exceeded",
-            retry_after_s=SOON_S,
-        )
-    if isinstance(refused, OverBudget):
-        if refused.in_flight:
-            return CreditInFlight(
-                f"Requests in flight hold the rest of this {refused.scope}'s {refused.window} budget.",
-                code="budget_in_flight",
-                retry_after_s=SOON_S,
-            )
-        ends_s = None if refused.ends_ms is None else max(0.0, refused.ends_ms / 1000 - now_s)
-        return BudgetExceeded(
-            f"The {refused.window} budget of this {refused.scope} does not cover the request.", retry_after_s=ends_s
-        )
-    if refused.in_flight:
-        return CreditInFlight(retry_after_s=SOON_S)
-    return InsufficientCredit()
-
-
-def _limited(refused: Limited) -> RateLimited:
-    name = BUCKET_NAMES[refused.bucket]
-    text = f"Rate limit reached for this {refused.scope}: limit {refused.limit} {name}, requested {refused.wanted}."
-    if refused.retry_ms is None:
-        error = RateLimited(f"{text} The request is larger than the limit.", code="request_too_large_for_limit")
-        error.should_retry = False
-    else:
-        error = RateLimited(
-            f"{text} Please try again in {math.ceil(refused.retry_ms / 1000)}s.",
-            retry_after_s=refused.retry_ms / 1000,
-        )
-    error.type = name.partition(" ")[0]
-    return error

@@ -118,7 +118,8 @@ for s = 1, scopes do
   local v = values[s]
   local idle = not (s == 1 and v[1]) and (not v[5] or floor(struct.unpack('<d', v[5]) / DAY_US) ~= floor(now / DAY_US))
   if s < 3 then
-    local held, conc = tonumber(v[2] or 0) + amount, tonumber(v[3] or 0) + 1
+    local slot = L[starts[s]] == NO_SLOT and 0 or 1
+    local held, conc = tonumber(v[2] or 0) + amount, tonumber(v[3] or 0) + slot
     write({ 'HSET', keys[s], 'held', held, 'conc', conc, nil, nil, nil, nil }, 6, L, starts[s], v, buckets[s])
   else
     write({ 'HSET', keys[s], nil, nil, nil, nil }, 2, L, starts[s], v, buckets[s])

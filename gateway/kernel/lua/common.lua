@@ -26,6 +26,7 @@ local IDLE_MS = 40 * 86400000 -- a key's or model's hash goes when it was not us
 local SLACK = 0.001 -- of a request or token: forgives the rounding of fractions, so that exactly the limit passes
 local ACCOUNT, KEY, HOLD, LEASES, PROGRESS, USAGE, MODEL = 1, 2, 3, 4, 5, 6, 7 -- KEYS of every verb on a hold
 local CONFLICT = 7
+local NO_SLOT = -2 -- as a limit of concurrency: takes no slot at all, see detach_limits in limits.py
 local floor, ceil = math.floor, math.ceil
 local call = redis.call
 

@@ -28,7 +28,8 @@ local function release(h, now, cost, tokens, answer)
       end
       local command, n = { 'HSET', key }, 2
       if s < 3 then
-        local held, conc = tonumber(v[2] or 0) - amount, tonumber(v[3] or 0) - 1
+        local slot = L[p] == NO_SLOT and 0 or 1
+        local held, conc = tonumber(v[2] or 0) - amount, tonumber(v[3] or 0) - slot
         command = { 'HSET', key, 'held', held > 0 and held or 0, 'conc', conc > 0 and conc or 0 }
         n = 6
         if cost and s == 1 and v[1] then
