@@ -61,6 +61,10 @@ class Peek(msgspec.Struct, frozen=True, kw_only=True):
     #: could serve another model than the one that was authorised.
     models_span: Span | None = None
     provider_span: Span | None = None
+    #: The answer is not waited for: the provider works on it, and it is asked for later.
+    background: bool = False
+    #: Whether the provider is asked to keep the answer; None where the caller leaves it at what is usual.
+    store: bool | None = None
 
 
 WATCHED = frozenset(
@@ -76,6 +80,11 @@ WATCHED = frozenset(
         "n",
         "best_of",
         "service_tier",
+        "background",
+        "store",
+        # Whose they are is looked up: never authorise one and send another.
+        "previous_response_id",
+        "conversation",
     }
 )
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
@@ -88,8 +97,8 @@ _USUAL = {
         *WATCHED,
         *("messages", "prompt", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls"),
         *("temperature", "top_p", "top_k", "stop", "seed", "presence_penalty", "frequency_penalty", "logprobs"),
-        *("response_format", "reasoning_effort", "reasoning", "text", "user", "metadata", "store", "verbosity"),
-        *("encoding_format", "dimensions", "previous_response_id", "include", "truncation", "safety_identifier"),
+        *("response_format", "reasoning_effort", "reasoning", "text", "user", "metadata", "verbosity"),
+        *("encoding_format", "dimensions", "include", "truncation", "safety_identifier"),
         *("prompt_cache_key", "logit_bias", "top_logprobs", "modalities", "audio", "thinking", "system"),
     )
 }
@@ -137,15 +146,6 @@ def peek(body: bytes) -> Peek:
     return _read(body, spans, end=body.rfind(b"}"), empty=not members)
 
 
-def splice(body: bytes, edits: Sequence[tuple[Span, bytes]]) -> bytes:
-    """`body` with each span replaced. An empty span inserts; spans must not overlap.
-
-    Raises:
-        ValueError: two spans overlap.
-    """
-    parts: list[bytes] = []
-    at = 0
-    for (start, end), new in sorted(edits, key=itemgetter(0)):
 def find_members(body: bytes, names: Collection[str]) -> dict[str, bytes]:
     """The raw values of some top-level members of a body that `peek` has read.
 
@@ -155,6 +155,15 @@ def find_members(body: bytes, names: Collection[str]) -> dict[str, bytes]:
     return {name: body[start:end] for name, (start, end) in _search(body, names, owner="").items()}
 
 
+def splice(body: bytes, edits: Sequence[tuple[Span, bytes]]) -> bytes:
+    """`body` with each span replaced. An empty span inserts; spans must not overlap.
+
+    Raises:
+        ValueError: two spans overlap.
+    """
+    parts: list[bytes] = []
+    at = 0
+    for (start, end), new in sorted(edits, key=itemgetter(0)):
         if start < at:
             raise ValueError(f"edits overlap at byte {start}")
         parts += (body[at:start], new)
@@ -305,8 +314,8 @@ def _value_end(masked: bytes, start: int) -> int:
 
 
 def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek:
-    model = tier = usage = usage_span = limit = None
-    stream = False
+    model = tier = usage = usage_span = limit = store = None
+    stream = background = False
     n = 1
     for name, (start, stop) in spans.items():
         raw = body[start:stop]
@@ -326,6 +335,10 @@ def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek
                 usage = _BOOLEANS.get(body[usage_span[0] : usage_span[1]])
         elif name == "service_tier":
             tier = _text(raw)
+        elif name == "background":
+            background = raw == b"true"
+        elif name == "store":
+            store = _BOOLEANS.get(raw)
     return Peek(
         model=model,
         model_span=spans.get("model"),
@@ -340,6 +353,8 @@ def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek
         service_tier=tier,
         models_span=spans.get("models"),
         provider_span=spans.get("provider"),
+        background=background,
+        store=store,
     )
 
 
