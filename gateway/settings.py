@@ -51,6 +51,10 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body_timeout_s: Seconds = 60.0
     keep_alive_s: Seconds = 75.0
     #: Proxies whose `x-forwarded-for` is believed, as addresses or networks; whoever else sends one is not.
+    #: A form is not held but passed on as it comes, or spooled to a file (up to `body_bytes_max`) where what it is
+    #: about stands behind its files. The most that is passed on, and how long all of it may take.
+    upload_bytes_max: Positive = 512 * 1024 * 1024
+    upload_timeout_s: Seconds = 3600.0
     trusted_proxies: tuple[str, ...] = ()
     #: Created on first run in development: an account with a key, printed once.
     development: bool = True
@@ -390,6 +394,8 @@ class Plan(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Requests at once, where that is less than the limit per minute.
     burst: Limit | None = None
     #: Requests in flight.
+    #: Where pictures have several prices: by quality and size ("hd 1024x1792"), by size, or by quality.
+    images_usd: dict[str, Usd] = {}
     concurrency: Limit | None = None
 
 

@@ -95,9 +95,13 @@ def price_of(row: Model, *, key: str = "models") -> Price | None:
         needed = _NEEDED.get(name)
         if needed is not None and needed not in given:
             raise ConfigError(f"{key}.{name}: needs `{needed}` beside it", param=f"{key}.{name}")
-    if not given:
+    if not given and not row.images_usd:
         return None
-    return msgspec.convert({PRICE_KEYS[name]: _nanos(usd, key=f"{key}.{name}") for name, usd in given.items()}, Price)
+    prices: dict[str, object] = {PRICE_KEYS[name]: _nanos(usd, key=f"{key}.{name}") for name, usd in given.items()}
+    prices["image_prices"] = {
+        " ".join(kind.lower().split()): _nanos(usd, key=f"{key}.images_usd") for kind, usd in row.images_usd.items()
+    }
+    return msgspec.convert(prices, Price)
 
 
 def catalogue_id(name: str, provider: ProviderSettings, catalogue: Catalogue) -> str:

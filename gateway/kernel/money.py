@@ -60,6 +60,9 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_audio_mtok_nanos: Nanos | None = None
     output_image_mtok_nanos: Nanos | None = None
     image_nanos: Nanos = 0
+    #: Where pictures have several prices: by quality and size ("hd 1024x1792"), by size, or by quality, tried in that
+    #: order; `image_nanos` is for all others.
+    image_prices: dict[str, Nanos] = {}
     second_nanos: Nanos = 0
     #: For an hour, on top of `second_nanos`: what providers ask for an hour need not be whole nanos for a second.
     hour_nanos: Nanos = 0
@@ -86,7 +89,7 @@ def cost_nanos(usage: Usage, price: Price) -> Nanos:
     per_million = _token_cost(usage, rates)
     units = rates.request_nanos
     if usage.images > 0:
-        units += usage.images * rates.image_nanos
+        units += usage.images * _image_rate(rates, usage.image_kind)
     if usage.characters > 0:
         units += usage.characters * rates.character_nanos
     if usage.searches > 0:
@@ -112,11 +115,13 @@ def hold_nanos(
     price: Price,
     *,
     images: int = 0,
+    image_kind: str = "",
     seconds: int = 0,
     characters: int = 0,
+    searches: int = 0,
 ) -> Nanos:
     """The most that a call of at most these sizes can cost: every token as its dearest kind, in the dearest tier
-    that the input can reach, at the dearest service tier. Searches can't be foreseen and are not in it.
+    that the input can reach, at the dearest service tier. Searches of the web can't be foreseen and are not in it.
     """
     worst = 0
     for served in (price, *price.service_prices.values()):
@@ -125,7 +130,9 @@ def hold_nanos(
         for rates in (served, *reachable):
             per_million = max(0, input_tokens) * _dearest_input(rates)
             per_million += max(0, output_tokens) * _dearest_output(rates)
-            units = rates.request_nanos + max(0, images) * rates.image_nanos
+            units = rates.request_nanos + max(0, searches) * rates.search_nanos
+            if images > 0:
+                units += images * _dearest_image(rates, image_kind)
             units += max(0, seconds) * rates.second_nanos + max(0, characters) * rates.character_nanos
             units += -(-max(0, seconds) * rates.hour_nanos // _HOUR_S)
             worst = max(worst, (per_million + units * _TOKENS_PER_PRICE) * dearest_permille)
@@ -162,6 +169,37 @@ def _rates(price: Price, input_tokens: int) -> Price:
         if input_tokens > tier.above_tokens:
             rates = tier.price
     return rates
+
+
+def charged_units(price: Price) -> frozenset[str]:
+    """The names of the units besides tokens that a price charges for, as `Usage` has them."""
+    rates = (price, *price.service_prices.values(), *(tier.price for tier in price.tiers))
+    charged = {
+        "images": any(each.image_nanos or each.image_prices for each in rates),
+        "seconds": any(each.second_nanos or each.hour_nanos for each in rates),
+        "characters": any(each.character_nanos for each in rates),
+        "searches": any(each.search_nanos for each in rates),
+    }
+    return frozenset(name for name, is_charged in charged.items() if is_charged)
+
+
+def _image_rate(rates: Price, kind: str) -> Nanos:
+    """The price of one picture of a kind."""
+    prices = rates.image_prices
+    if not prices:
+        return rates.image_nanos
+    quality, _, size = kind.rpartition(" ")
+    for name in (kind, size, quality):
+        if name and name in prices:
+            return prices[name]
+    return rates.image_nanos
+
+
+def _dearest_image(rates: Price, kind: str) -> Nanos:
+    """The same before the call: where the provider chooses quality or size, whatever is dearest."""
+    if " " in kind:
+        return _image_rate(rates, kind)
+    return max(rates.image_nanos, *rates.image_prices.values(), 0)
 
 
 def _token_cost(usage: Usage, rates: Price) -> int:
