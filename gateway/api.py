@@ -22,7 +22,7 @@ from gateway.wire.headers import request_headers
 from gateway.wire.peek import Peek, Span, peek, rewrite
 from gateway.wire.sse import EventTooLong, Frame, FrameScanner
 from gateway.wire.taps import JSONTap, PassTap, SSETap
-from gateway.wire.usage import Usage
+from gateway.wire.usage import Usage, normalise, read_report
 
 API_VERSION = 1
 #: Of what a provider says about a failure, as much as a caller of another dialect is told.
@@ -144,6 +144,16 @@ class Tap(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """For a tap of a dialect whose events are numbered. Optional."""
+
+    @property
+    def events(self) -> int:
+        """Events returned so far, which is the number of the next one."""
+        ...
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider's error answer means for routing.
 
@@ -164,6 +174,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None = None
     #: What the error would have had as its status, where it came inside a good answer.
     status: int | None = None
+    #: The provider's own error, as a bridge found it in a good answer: the adapter is asked what it means.
+    body: bytes = b""
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,6 +269,7 @@ __all__ = [
     "BadRequest",
     "Call",
     "ConfigError",
+    "Counting",
     "Dialect",
     "EventTooLong",
     "Failure",
@@ -280,8 +293,10 @@ __all__ = [
     "Translator",
     "UpstreamRequest",
     "Usage",
+    "normalise",
     "parse_base_url",
     "peek",
+    "read_report",
     "request_headers",
     "rewrite",
     "rewrite_form",

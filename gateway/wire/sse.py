@@ -93,6 +93,11 @@ class FrameScanner:
         self._scanned = 0
         self._event_bytes_max = event_bytes_max
 
+    @property
+    def resting(self) -> bool:
+        """True between two frames, with nothing held."""
+        return not self._held
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes.
 
