@@ -319,8 +319,11 @@ class _Pipe:
         if self._gathered is None and rest:
             self._x.bytes_out += len(rest)
             self._write(rest)
-        status = failure.status or 502
-        self.fail(error_of(failure, ResponseHead(status, [])))
+        if failure.body:
+            head = ResponseHead(status_of(failure.body), _JSON)
+            self.fail(refusal(self._adapter, head, failure.body, native=False))
+            return
+        self.fail(error_of(failure, ResponseHead(failure.status or 502, [])))
 
     def keep_pace(self, pace: Pace | None, loop: asyncio.AbstractEventLoop) -> None:
         """Look at the stream every now and then."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 
+from gateway.api import Counting
 from gateway.deps import Deps, Handler
 from gateway.errors import CallerGone, GatewayError, MethodNotAllowed, UpstreamRefused
 from gateway.exchange import Exchange, Headers
@@ -123,6 +124,7 @@ async def _break_off(x: Exchange, error: GatewayError) -> None:
                 code=error.code,
                 message=error.message,
                 request_id=x.id,
+                sequence_number=x.tap.events if isinstance(x.tap, Counting) else 0,
             )
         )
         downstream.end()
