@@ -22,7 +22,7 @@ from gateway.wire.estimate import estimate_input_tokens
 from gateway.wire.peek import peek, rewrite
 
 #: These answer with numbers or lists: nothing is generated, so nothing is held for it.
-_NO_OUTPUT: Final = frozenset({Dialect.OPENAI_EMBEDDINGS})
+_NO_OUTPUT: Final = frozenset({Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED, Dialect.GEMINI_COUNT_TOKENS})
 #: Members of a body that are for the gateway.
 _WISHES: Final = ("models", "provider")
 _NO_NEEDS: Final[frozenset[str]] = frozenset()
@@ -93,7 +93,11 @@ def _without_wishes(call: Call, wishes: Preferences, deps: Deps) -> Call:
     body, peeked = call.body, call.peek
     if peeked.models_span is not None or peeked.provider_span is not None:
         body = rewrite(body, peeked, drop=_WISHES)
-        peeked = peek(body)
+        # What else is known of the body stays: in some dialects the path says part of it.
+        moved = peek(body)
+        peeked = msgspec.structs.replace(
+            moved, stream=peeked.stream, max_output_tokens=peeked.max_output_tokens, n=peeked.n
+        )
     if model == call.model and body is call.body:
         return call
     return msgspec.structs.replace(call, model=model, body=body, peek=peeked)

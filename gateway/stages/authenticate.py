@@ -5,6 +5,7 @@ import urllib.parse
 from gateway.deps import Deps, Handler
 from gateway.errors import Unauthenticated
 from gateway.exchange import Exchange, Headers
+from gateway.wire.dialects import GEMINI_DIALECTS
 
 #: Where SDKs put a key, besides `authorization`: Azure, Anthropic, Google.
 _KEY_HEADERS = frozenset({b"api-key", b"x-api-key", b"x-goog-api-key"})
@@ -17,16 +18,20 @@ async def authenticate(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         Unauthenticated: no key, not a key, or two different ones.
         StoreUnavailable: the key is not known here and the database does not answer.
     """
-    text = presented_key(x.scope["headers"], x.scope["query_string"])
+    as_google = x.target.dialect in GEMINI_DIALECTS
+    text = presented_key(x.scope["headers"], x.scope["query_string"], as_google=as_google)
     x.principal = deps.keys.verify_known(text) or await deps.keys.verify(text)
     await call_next(x)
 
 
-def presented_key(headers: Headers, query: bytes) -> str:
+def presented_key(headers: Headers, query: bytes, *, as_google: bool = False) -> str:
     """The one key a request presents.
 
+    `as_google` where `?key=` is as good a place as a header, so that the two must agree; elsewhere a parameter of
+    that name may mean something else.
+
     Raises:
-        Unauthenticated: there is none, or headers that name different ones.
+        Unauthenticated: there is none, or there are different ones.
     """
     found: bytes | None = None
     for name, value in headers:
@@ -42,10 +47,16 @@ def presented_key(headers: Headers, query: bytes) -> str:
         if found is not None and key != found:
             raise Unauthenticated("The request carries two different API keys; send one.")
         found = key
-    if found is None and query:
+    if query and (found is None or as_google):
         # Spelled as adapters know it: what they don't take out again would reach a provider.
         parts = (part.partition(b"=") for part in query.split(b"&"))
-        found = next((urllib.parse.unquote_to_bytes(value) for name, _, value in parts if name == b"key"), None)
+        keys = (urllib.parse.unquote_to_bytes(value) for name, _, value in parts if name == b"key")
+        if as_google:
+            if len(different := {key for key in (found, *keys) if key}) > 1:
+                raise Unauthenticated("The request carries two different API keys; send one.")
+            found = next(iter(different), None)
+        else:
+            found = next(keys, None)
     if not found:
         raise Unauthenticated("You didn't provide an API key. Send a gateway key as `Authorization: Bearer gw_...`.")
     return found.decode("latin-1")

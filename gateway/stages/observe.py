@@ -16,6 +16,7 @@ OPERATIONS: Final = {
     Dialect.OPENAI_EMBEDDINGS: "embeddings",
     Dialect.ANTHROPIC_MESSAGES: "chat",
     Dialect.GEMINI_GENERATE: "generate_content",
+    Dialect.GEMINI_EMBED: "embeddings",
 }
 #: A caller chooses the name; a log line has to stay readable.
 _MODEL_LENGTH_MAX: Final = 128

@@ -7,9 +7,10 @@ from gateway.deps import Deps, Handler
 from gateway.downstream import DIRECT
 from gateway.errors import BadRequest, BodyTooLarge, CallerGone, RequestTimeout
 from gateway.exchange import Call, Exchange, Headers
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialects import GEMINI_DIALECTS, Dialect
 from gateway.wire.encoding import inflate_request
 from gateway.wire.form import peek_form
+from gateway.wire.gemini import peek_gemini
 from gateway.wire.peek import Peek, peek
 
 _NO_PEEK: Final = Peek()
@@ -67,6 +68,8 @@ async def receive(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
 def _look(x: Exchange, body: bytes, content_type: bytes) -> Peek:
     """Peek into a body if it is of a kind that can be, and must be on a path the gateway understands."""
+    if x.target.dialect in GEMINI_DIALECTS:
+        return peek_gemini(body, stream=x.target.stream)
     if x.target.dialect is not Dialect.OPENAI_OTHER:
         return peek(body)
     if not body or x.scope["method"] not in _WITH_BODY:

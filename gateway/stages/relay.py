@@ -29,7 +29,7 @@ from gateway.routing.refusal import error_of, refusal
 from gateway.routing.verdict import Verdict, judge
 from gateway.settings import Timeouts
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialects import GEMINI_DIALECTS
 from gateway.wire.encoding import Inflater, response_inflater
 from gateway.wire.headers import response_headers
 
@@ -48,7 +48,7 @@ _OBJECT_BEGINS: Final = (b"{", b"[", b"")
 _JSON: Final[Headers] = [(b"content-type", b"application/json")]
 #: What a stream that is silent is kept alive with. Google's clients take no comments.
 _COMMENT: Final = b": keep-alive\n\n"
-_NO_COMMENTS: Final = frozenset({Dialect.GEMINI_GENERATE})
+_NO_COMMENTS: Final = GEMINI_DIALECTS
 
 
 async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:

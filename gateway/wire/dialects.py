@@ -38,6 +38,8 @@ class Dialect(StrEnum):
     OPENAI_OTHER = "openai.other"
     ANTHROPIC_MESSAGES = "anthropic.messages"
     GEMINI_GENERATE = "gemini.generate"
+    GEMINI_COUNT_TOKENS = "gemini.count_tokens"
+    GEMINI_EMBED = "gemini.embed"
 
 
 #: Where each dialect is served, after the `/v1` prefix. Gemini's has the model in it and is a pattern below.
@@ -46,8 +48,6 @@ PATHS: dict[bytes, Dialect] = {
     b"/completions": Dialect.OPENAI_COMPLETIONS,
     b"/responses": Dialect.OPENAI_RESPONSES,
     b"/embeddings": Dialect.OPENAI_EMBEDDINGS,
-    b"/messages": Dialect.ANTHROPIC_MESSAGES,
-}
     b"/images/generations": Dialect.OPENAI_IMAGES,
     b"/images/edits": Dialect.OPENAI_IMAGE_EDITS,
     b"/images/variations": Dialect.OPENAI_IMAGE_EDITS,
@@ -56,9 +56,9 @@ PATHS: dict[bytes, Dialect] = {
     b"/audio/translations": Dialect.OPENAI_TRANSCRIPTIONS,
     b"/moderations": Dialect.OPENAI_MODERATIONS,
     b"/rerank": Dialect.RERANK,
+    b"/messages": Dialect.ANTHROPIC_MESSAGES,
+}
 
-#: Their streams close with `data: [DONE]`.
-DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
 #: Paid for by what is not only tokens: pictures, seconds, characters, searches. `wire/units.py` counts them.
 UNIT_DIALECTS = frozenset(
     {
@@ -73,8 +73,20 @@ UNIT_DIALECTS = frozenset(
 #: May be called without a price: they cost nothing unless a price says otherwise.
 FREE_DIALECTS = frozenset({Dialect.OPENAI_MODERATIONS})
 
+#: Their streams close with `data: [DONE]`.
+DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
 
-_GEMINI_PATH = re.compile(rb"/models/[^/]+:(?:generateContent|streamGenerateContent)", re.IGNORECASE)
+#: Google's: their errors have its shape, and their clients take no comments in a stream.
+GEMINI_DIALECTS = frozenset({Dialect.GEMINI_GENERATE, Dialect.GEMINI_COUNT_TOKENS, Dialect.GEMINI_EMBED})
+#: What stands after the model's name and a colon in a path of Google's.
+GEMINI_VERBS: dict[bytes, Dialect] = {
+    b"generateContent": Dialect.GEMINI_GENERATE,
+    b"streamGenerateContent": Dialect.GEMINI_GENERATE,
+    b"countTokens": Dialect.GEMINI_COUNT_TOKENS,
+    b"embedContent": Dialect.GEMINI_EMBED,
+    b"batchEmbedContents": Dialect.GEMINI_EMBED,
+}
+_GEMINI_PATH = re.compile(rb"/models/.+:([A-Za-z]+)")
 
 # Anthropic: https://platform.claude.com/docs/en/api/errors
 _ANTHROPIC_TYPES = {
@@ -115,14 +127,15 @@ def dialect_of(path: bytes) -> Dialect:
     found = PATHS.get(path) or PATHS.get(path.removesuffix(b"/"))
     if found is not None:
         return found
-    return Dialect.GEMINI_GENERATE if _GEMINI_PATH.fullmatch(path) else Dialect.OPENAI_OTHER
+    verb = _GEMINI_PATH.fullmatch(path)
+    return Dialect.OPENAI_OTHER if verb is None else GEMINI_VERBS.get(verb[1], Dialect.OPENAI_OTHER)
 
 
 def error_status(dialect: Dialect, status: int) -> int:
     """The status that says `status` in this dialect: Anthropic's overload is 529, Google has no 402."""
     if dialect is Dialect.ANTHROPIC_MESSAGES:
         return _ANTHROPIC_STATUS.get(status, status)
-    if dialect is Dialect.GEMINI_GENERATE:
+    if dialect in GEMINI_DIALECTS:
         return _GEMINI_STATUS.get(status, status)
     return status
 
@@ -185,7 +198,7 @@ def _error_object(dialect: Dialect, status: int, plain: dict[str, str | None], r
         if request_id:
             body["request_id"] = request_id
         return body
-    if dialect is Dialect.GEMINI_GENERATE:
+    if dialect in GEMINI_DIALECTS:
         name = _GEMINI_STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
         error: dict[str, object] = {"code": status, "message": plain["message"], "status": name}
         if request_id:

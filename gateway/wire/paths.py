@@ -9,7 +9,8 @@ import re
 import urllib.parse
 from typing import NamedTuple
 
-from gateway.wire.dialects import PATHS, Dialect, dialect_of
+from gateway.wire.dialects import GEMINI_DIALECTS, GEMINI_VERBS, PATHS, Dialect, dialect_of
+from gateway.wire.objects import ObjectPath, object_path
 
 _PREFIXES = (b"/v1", b"/openai/v1", b"/api/v1")
 _SLASHES = re.compile(rb"//+")
@@ -27,8 +28,17 @@ _OTHER_LABEL = "/v1/*"
 GENERATIONS = b"/generations/"
 GENERATION = b"/generation"
 _GENERATIONS_LABEL = "/v1/generations/*"
-#: Where the path names the model.
-_LABELS = {Dialect.GEMINI_GENERATE: "/v1/models/*:generateContent"}
+#: Posted to with a model and paid for as any call, without being a dialect of their own.
+RELAYED = frozenset({b"/responses/input_tokens", b"/responses/compact"})
+#: Google's paths name the model and what is to be done. Its SDKs write one of several versions before them, and those
+#: that are told of Vertex AI the project and the publisher too, which are not a caller's to choose.
+_GEMINI = re.compile(
+    rb"(?:/api|/openai)?(?:/v1)*/v1(?:alpha|beta1?)?(?:/projects/[^/]+/locations/[^/]+)?(?:/publishers/[^/]+)?"
+    rb"/models/(.+):([A-Za-z]+)"
+)
+#: Found in any case: a path that a provider might understand is metered by what it is.
+_GEMINI_VERBS = {verb.lower(): verb for verb in GEMINI_VERBS}
+_STREAMED = b"streamGenerateContent"
 
 
 class Target(NamedTuple):
@@ -37,8 +47,12 @@ class Target(NamedTuple):
     dialect: Dialect
     path: bytes
     label: str
-    #: The model, where the path names it (Azure deployments).
+    #: The model, where the path names it (Azure deployments, Google).
     model: str | None = None
+    #: Which objects it is about, where it is about such that providers keep.
+    objects: ObjectPath | None = None
+    #: The path asks for a stream (Google); elsewhere the body does.
+    stream: bool = False
 
 
 def resolve(raw_path: bytes) -> Target | None:
@@ -46,6 +60,8 @@ def resolve(raw_path: bytes) -> Target | None:
     path = _SLASHES.sub(b"/", raw_path)
     if len(path) > 1 and path.endswith(b"/"):
         path = path[:-1]
+    if (target := _gemini(path)) is not None:
+        return target
     model = None
     if match := _DEPLOYMENT.fullmatch(path):
         model = urllib.parse.unquote(match[1].decode("latin-1"))
@@ -68,6 +84,30 @@ def resolve(raw_path: bytes) -> Target | None:
         path = decoded
     dialect = dialect_of(path)
     if dialect is Dialect.OPENAI_OTHER:
+        if decoded not in RELAYED and (objects := object_path(path)) is not None:
+            return Target(dialect, objects.path, objects.label, None, objects)
         is_generation = path == GENERATION or path.startswith(GENERATIONS)
         return Target(dialect, path, _GENERATIONS_LABEL if is_generation else _OTHER_LABEL, model)
-    return Target(dialect, path, _LABELS.get(dialect) or "/v1" + path.decode("ascii"), model)
+    if dialect in GEMINI_DIALECTS:
+        return None
+    return Target(dialect, path, "/v1" + path.decode("ascii"), model)
+
+
+def _gemini(path: bytes) -> Target | None:
+    """The target of a path of Google's; None for any other. Its own path is rebuilt, with the model encoded whole."""
+    if b":" not in path and b"%" not in path:
+        return None
+    decoded = urllib.parse.unquote_to_bytes(path)
+    match = _GEMINI.fullmatch(decoded)
+    verb = None if match is None else _GEMINI_VERBS.get(match[2].lower())
+    if (
+        match is None
+        or verb is None
+        or not _DOTS.isdisjoint(decoded.split(b"/"))
+        or any(byte < 0x20 for byte in decoded)
+    ):
+        return None
+    model = match[1].decode("utf-8", "replace")
+    path = b"/models/" + urllib.parse.quote(model, safe="").encode("ascii") + b":" + verb
+    label = "/v1/models/*:" + verb.decode("ascii")
+    return Target(GEMINI_VERBS[verb], path, label, model, stream=verb == _STREAMED)

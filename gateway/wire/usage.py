@@ -32,7 +32,7 @@ _TICKS_PER_NANO = Decimal(10)
 _CANDIDATES_MAX = 8
 _TOKENS_MAX = 20_000
 
-_CANDIDATE = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
+_VALUE = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*\{")
 _TIER = re.compile(rb'"service_tier"[ \t\r\n]*:[ \t\r\n]*"([a-z_]{1,32})"')
 
 
@@ -235,14 +235,14 @@ def count_searches(raw: bytes | msgspec.Raw) -> int:
     return _first(_part(report, "web_search"), "num_requests") or 0
 
 
-def find_usage(text: bytes, *, depths: tuple[int, ...] = (1,)) -> bytes | None:
-    """The last `usage` object in the end of a long JSON text, without reading what is before it.
+def find_usage(text: bytes, *, depths: tuple[int, ...] = (1,), name: bytes = b"usage") -> bytes | None:
+    """The last object called `name` in the end of a long JSON text, without reading what is before it.
 
     `text` must run to the end of the JSON, its start may be cut anywhere. `depths` are how many objects are still
     open around the member: 1 at the top of a body, 2 inside the `response` of a terminal event. Inside a JSON string
     a quote has a backslash before it, so a match without one is a member, and counting brackets from there is sound.
     """
-    for start in islice(_candidates(text), _CANDIDATES_MAX):
+    for start in islice(_candidates(text, name), _CANDIDATES_MAX):
         end, depth = _balance(text, start)
         if depth in depths:
             return text[start:end]
@@ -258,11 +258,12 @@ def find_service_tier(text: bytes) -> str | None:
     return None if tier is None else tier[1].decode()
 
 
-def _candidates(text: bytes) -> Iterator[int]:
-    """Where the value of a `usage` member opens, from the last to the first."""
+def _candidates(text: bytes, name: bytes) -> Iterator[int]:
+    """Where the value of a member of this name opens, from the last to the first."""
+    quoted = b'"%b"' % name
     at = len(text)
-    while (at := text.rfind(b'"usage"', 0, at)) > 0:
-        opened = _CANDIDATE.match(text, at)
+    while (at := text.rfind(quoted, 0, at)) > 0:
+        opened = _VALUE.match(text, at + len(quoted))
         if opened is not None and text[at - 1] != 0x5C:
             yield opened.end() - 1
 
