@@ -1,7 +1,4 @@
-"""What a bridge is: the shape that the package asks of each.
-
-The rules stand in the package's own docstring; the shape stands apart from it, so that bridges can import it.
-"""
+"""What a bridge is: see the package's own page for the rules."""
 
 from typing import Protocol
 
@@ -27,7 +24,10 @@ class Bridge(Protocol):
     dialect: Dialect
 
     def open(self, call: Call) -> Opened:
-        """The chat completion that asks for the same. A stream asks for its usage.
+        """The chat completion that asks for the same.
+
+        Whether a stream is asked for its usage is left to the adapter, as with any caller who did not ask: it knows
+        how its provider wants to be asked, and its tap has the figures in any case.
 
         Raises:
             BadRequest: the call is malformed, or the hub can't carry what it needs.
