@@ -19,7 +19,9 @@ from gateway import __version__
 from gateway.bridges import reach
 from gateway.catalogue.prices import Catalogue
 from gateway.catalogue.rows import Pricer
-from gateway.dataplane import V1, DataPlane, Health, Metrics
+from gateway.control.app import ControlPlane
+from gateway.control.parts import Parts
+from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference
 from gateway.deps import Deps
 from gateway.errors import StoreUnavailable
 from gateway.infra.clock import Clock, SystemClock
@@ -111,12 +113,15 @@ def create_app(
     )
     replay = Replay(deps.journal, Ledger(redis), reachable=lambda: redis.connected, second_copy=deps.unsettled)
     health = Health()
+    control = None if settings.server.plane == "data" else _control(settings, stores, deps, redis)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: DataPlane) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(deps.access_log.close)
             stack.push_async_callback(database.close)
+            if control is not None:
+                stack.push_async_callback(control.parts.database.close)
             stack.push_async_callback(redis.close)
             stack.push_async_callback(deps.loader.close)
             stack.callback(_close_journal, deps.journal)
@@ -126,6 +131,8 @@ def create_app(
             await registry.start()
             stack.push_async_callback(registry.stop)
             stack.push_async_callback(deps.tasks.close)
+            if control is not None:
+                await stack.enter_async_context(control.running())
             await _connect(redis, deps.tasks)
             deps.tasks.spawn(_follow_keys(redis, deps.keys), name="key notices")
             deps.unsettled.start(redis.subscribe(SETTLED))
@@ -145,12 +152,14 @@ def create_app(
     async def render_all() -> bytes:
         return render(merge([metrics.snapshot()])) if link is None else await link.ask(METRICS)
 
-    routes = [Route(path, health, methods=["GET", "HEAD"]) for path in ("/health", "/healthz", "/")]
+    paths = ("/health", "/healthz", "/") if control is None else ("/health", "/healthz")
+    routes = [Route(path, health, methods=["GET", "HEAD"]) for path in paths]
     if settings.metrics.enabled:
         token = settings.metrics.token
         endpoint = Metrics(render_all, token=None if token is None else token.reveal().encode())
         routes.append(Route("/metrics", endpoint, methods=["GET"]))
-    return DataPlane(V1(deps), routes, lifespan=lifespan)
+    v1 = NoInference() if settings.server.plane == "control" else V1(deps)
+    return DataPlane(v1, routes, control=control, lifespan=lifespan)
 
 
 async def keep_books(settings: Settings, stores: Stores, link: Link, stopping: asyncio.Event) -> None:
@@ -176,6 +185,16 @@ async def keep_books(settings: Settings, stores: Stores, link: Link, stopping: a
         link.report_ready()
         await stopping.wait()
         link.push(metrics.snapshot())
+
+
+def _control(settings: Settings, stores: Stores, deps: Deps, redis: Redis) -> ControlPlane:
+    database = Database(
+        stores.database_dsn,
+        pool_size=settings.control.pool_size,
+        timeout_s=settings.control.timeout_s,
+        application="gateway control",
+    )
+    return ControlPlane(Parts.of(settings, deps, database=database, redis=redis))
 
 
 def _deps(

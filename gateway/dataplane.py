@@ -7,8 +7,9 @@ look-up of the raw path; everything else is matched by the router.
 
 import hmac
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan
@@ -24,8 +25,12 @@ from gateway.wire.paths import Target, resolve
 
 log = logging.getLogger(__name__)
 
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 _HOT_PATHS: Final = (b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/embeddings")
 _NOWHERE: Final = Target(Dialect.OPENAI_OTHER, b"", "_other")
+#: How the spellings of `/v1` begin; where one leads is for `wire/paths.py` to say.
+_INFERENCE: Final = re.compile(r"/+(?:api/+)?(?:v1[a-z0-9]*|openai)(?:/|$)")
 _MODELS: Final = b"/models"
 #: Of paths that are relayed without being understood.
 _RELAYED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -144,11 +149,52 @@ class Metrics:
         await _answer(scope, send, 200, body, content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
-class DataPlane(Router):
-    """The router, with a short cut for the paths that matter. What no route matches is `/v1`'s, or nowhere."""
+class ControlPlane(Protocol):
+    """What is asked of the control plane here: `gateway/control/app.py` has it."""
 
-    def __init__(self, v1: V1, routes: Sequence[BaseRoute], *, lifespan: Lifespan["DataPlane"]) -> None:
-        super().__init__(routes, redirect_slashes=False, default=v1, lifespan=lifespan)
+    def claims(self, path: str) -> bool:
+        """Whether a path that begins like an inference one is answered there."""
+        ...
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
+
+
+class Crossing:
+    """Where the planes part: `/v1` in its spellings is the data plane's, but for what the other one claims there."""
+
+    def __init__(self, v1: AsgiApp, control: ControlPlane) -> None:
+        self._v1 = v1
+        self.control = control
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        path: str = scope["path"]
+        is_inference = _INFERENCE.match(path) and not self.control.claims(path)
+        return (self._v1 if is_inference else self.control)(scope, receive, send)
+
+
+class NoInference:
+    """`/v1` of a process that serves the control plane alone."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = b'{"message":"Inference is served elsewhere.","type":"invalid_request_error","code":"no_inference"}'
+        await _answer(scope, send, 404, b'{"error":' + error + b"}")
+
+
+class DataPlane(Router):
+    """The router, with a short cut for the paths that matter. What no route matches is the control plane's, where
+    there is one here, else `/v1`'s or nowhere.
+    """
+
+    def __init__(
+        self,
+        v1: AsgiApp,
+        routes: Sequence[BaseRoute],
+        *,
+        control: ControlPlane | None = None,
+        lifespan: Lifespan["DataPlane"],
+    ) -> None:
+        default = v1 if control is None else Crossing(v1, control)
+        super().__init__(routes, redirect_slashes=False, default=default, lifespan=lifespan)
         self._v1 = v1
         self._hot = frozenset(_HOT_PATHS)
 

@@ -1,0 +1,7 @@
+"""People, teams, roles, keys, limits, and what was done with them: the face of the module."""
+
+from typing import Final
+
+from gateway.control.route import Route
+
+ROUTES: Final[tuple[Route, ...]] = ()

@@ -1,0 +1,115 @@
+"""Every route of the running application, tried by everybody, against the table of who may.
+
+A route that is missing from the table fails. For each there is who may, as a word of `EXPECTED`, and what to ask with:
+a body that is well-formed and, for paths with an id, how to make a thing of somebody's.
+
+- `public` answers anybody.
+- `user` answers everybody who is signed in.
+- `developer` answers developers and administrators.
+- `admin` answers administrators, and keys of theirs whose scopes say so.
+
+"Answers" means neither 401 nor 403; whether the request then makes sense is other tests' business. Whatever has an id
+in its path, or in its body, is tried with somebody else's as well: it must not be found.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
+
+import pytest
+
+from gateway.control.app import ROUTES
+from gateway.control.docs import routes as documentation
+from tests.control.desk import Caller, Desk
+
+Who = Literal["public", "user", "developer", "admin"]
+#: Makes something of a caller's, and gives the values of the path's parameters.
+Make = Callable[[Caller], Awaitable[dict[str, object]]]
+
+
+class Case(NamedTuple):
+    who: Who
+    body: object = None
+    make: Make | None = None
+    #: It ends what it is asked with (a session, an account), so each caller tries it with a new one.
+    final: bool = False
+
+
+CASES: dict[str, Case] = {
+    "GET /": Case("public"),
+    "GET /openapi.json": Case("public"),
+    "GET /docs": Case("public"),
+    "GET /redoc": Case("public"),
+}
+
+DECLARED = [(route, path) for route in (*ROUTES, *documentation(ROUTES)) for path in route.paths]
+NAMES = [f"{route.method} {path}" for route, path in DECLARED]
+
+
+def test_every_route_is_in_the_table_and_nothing_else_is():
+    assert sorted(CASES) == sorted(NAMES)
+
+
+async def test_the_application_has_no_other_route(desk: Desk):
+    """What is mounted is what was declared: nobody has added a route behind the guard's back."""
+    mounted = {route.path for route in desk.control.router.routes}
+
+    assert mounted == {path for _, path in DECLARED}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_who_is_let_in(desk: Desk, name: str):
+    case = CASES[name]
+    method, _, pattern = name.partition(" ")
+
+    for who in ("nobody", "user", "developer", "admin"):
+        caller = desk.nobody if who == "nobody" else await desk.person(role=who)
+        owner = caller if who != "nobody" else await desk.person()
+        path = fill(pattern, {} if case.make is None else await case.make(owner))
+
+        answer = await caller.ask(method, path, case.body)
+
+        if who == "nobody" and case.who != "public":
+            assert answer.status == 401, (who, answer)
+        elif is_let_in(who, case.who):
+            assert answer.status not in (401, 403), (who, answer)
+            assert answer.status < 500, (who, answer)
+        else:
+            assert answer.status == 403, (who, answer)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if CASES[name].make is not None])
+async def test_what_is_somebody_elses_is_not_found(desk: Desk, name: str):
+    case = CASES[name]
+    if case.who == "admin":
+        pytest.skip("an administrator's business is everybody's things")
+    method, _, pattern = name.partition(" ")
+    ann, bob = await desk.person(), await desk.person()
+    assert case.make is not None
+
+    answer = await bob.ask(method, fill(pattern, await case.make(ann)), case.body)
+
+    assert answer.status == 404, answer
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if CASES[name].who != "public"])
+async def test_a_key_without_the_scope_is_refused(desk: Desk, name: str):
+    case = CASES[name]
+    method, _, pattern = name.partition(" ")
+    boss = await desk.person(role="admin")
+    key = await boss.key(scopes={"read": ("nothing",)})
+    path = fill(pattern, {} if case.make is None else await case.make(boss))
+
+    answer = await key.ask(method, path, case.body)
+
+    assert answer.status == 403, answer
+
+
+def is_let_in(who: str, needed: Who) -> bool:
+    ranks = ("nobody", "user", "developer", "admin")
+    return needed == "public" or ranks.index(who) >= ranks.index(needed)
+
+
+def fill(pattern: str, values: dict[str, object]) -> str:
+    """The path with values for its parameters; 1 where none was made."""
+    return re.sub(r"\{(\w+)(?::\w+)?\}", lambda match: str(values.get(match[1], 1)), pattern)
