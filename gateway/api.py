@@ -21,7 +21,7 @@ from gateway.wire.form import rewrite_form
 from gateway.wire.headers import request_headers
 from gateway.wire.peek import Peek, Span, peek, rewrite
 from gateway.wire.sse import EventTooLong, Frame, FrameScanner
-from gateway.wire.taps import JSONTap, PassTap, SSETap
+from gateway.wire.taps import JSON_TAPS, JSONTap, PassTap, SSETap
 from gateway.wire.usage import Usage, normalise, read_report
 
 API_VERSION = 1
@@ -56,6 +56,18 @@ def parse_base_url(url: str) -> tuple[Origin, bytes]:
         raise ConfigError("base_url must be plain ASCII; percent-encode its path and use punycode for its host")
     origin = Origin(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
     return origin, parts.path.rstrip("/").encode("ascii")
+
+
+class Upload(Protocol):
+    """A form too large to be held: `Call.upload`, where `Call.body` is empty. Its boundary is in the caller's
+    `content-type`; a model named there is renamed by giving `model`.
+
+    It can be told what it is about (`Call.peek`), but not read: give `pieces` and `size_bytes` to the request.
+    """
+
+    def pieces(self, model: str | None = None) -> AsyncIterable[bytes]: ...
+
+    def size_bytes(self, model: str | None = None) -> int | None: ...
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,6 +276,7 @@ class Known(Protocol):
 
 __all__ = [
     "API_VERSION",
+    "JSON_TAPS",
     "MESSAGE_CHARS_MAX",
     "Adapter",
     "BadRequest",
@@ -291,6 +304,7 @@ __all__ = [
     "Span",
     "Tap",
     "Translator",
+    "Upload",
     "UpstreamRequest",
     "Usage",
     "normalise",
