@@ -50,6 +50,8 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: How long a caller may take to send its request body, between two reads.
     body_timeout_s: Seconds = 60.0
     keep_alive_s: Seconds = 75.0
+    #: Callers' connections to one worker; one more is told so and closed.
+    connections_max: Positive = 16384
     #: Proxies whose `x-forwarded-for` is believed, as addresses or networks; whoever else sends one is not.
     #: A form is not held but passed on as it comes, or spooled to a file (up to `body_bytes_max`) where what it is
     #: about stands behind its files. The most that is passed on, and how long all of it may take.

@@ -175,9 +175,11 @@ class Telemetry:
         """Count a move to the next offer. `reason` is the error_type that made it necessary."""
         self._fallbacks.add((reason,))
 
-    def count_decision(self, scope: str, decision: str) -> None:
-        """Count what a limit (requests, tokens, concurrency, credit) decided: allowed or refused."""
-        self._decisions.add((scope, decision))
+    def count_refusal(self, scope: str, limit: str) -> None:
+        """Count a request that did not get past a limit: which one (requests, tokens, concurrency, budget, credit)
+        and whose (account, key, model).
+        """
+        self._decisions.add((scope, limit))
 
     def set_breaker(self, provider: str, state: int) -> None:
         """Show a breaker: 0 closed, 1 half open, 2 open. Of several workers, the worst counts."""
@@ -240,8 +242,12 @@ class Telemetry:
             "gateway_retries_refused_total", "Further tries that the retry budget did not allow."
         ).cell()
         self._decisions = registry.counter(
-            "gateway_limiter_decisions_total", "What limits decided.", ("scope", "decision")
+            "gateway_limiter_decisions_total",
+            "Requests allowed by all limits, or the limit that refused them.",
+            ("scope", "decision"),
         )
+        #: One list item, so that counting costs one addition.
+        self.allowed = self._decisions.cell("all", "allowed")
         aborts = registry.counter("gateway_stream_aborts_total", "Answers cut after their first byte.", ("by",))
         self._stream_aborts: dict[By, Cell] = {by: aborts.cell(by) for by in ("caller", "provider", "gateway")}
         #: Set at snapshot time from the access log, which knows nothing of metrics.

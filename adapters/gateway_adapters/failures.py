@@ -4,6 +4,7 @@ Rules:
 - The status decides, by one table, unless a more telling code or phrase is found in the error object; those stand in
   a second table, read from the top, first match wins.
 - Only the error's own members are searched, never the whole body: providers echo requests into their errors.
+- What a provider says about a request may quote it, so only codes of such an error go into the log.
 - A duration is taken from where it is most exact: milliseconds before seconds, headers before prose. A date is read
   against the answer's own `date`, so that neither clock has to be right.
 
@@ -132,10 +133,11 @@ def classify(head: ResponseHead, body: bytes, *, secret: str = "", codes: tuple[
         if head.status in rule.statuses and rule.pattern.search(said):
             blame = rule.blame
             break
+    said_of_itself = error.message if blame in ("key", "provider") else ""
     return Failure(
         blame=blame,
         retry_after_s=retry_after_s(head, error) if blame in ("key", "provider") else None,
-        detail=_shown(" ".join((str(head.status), *error.codes, error.message)).strip(), secret)[
+        detail=_shown(" ".join((str(head.status), *error.codes, said_of_itself)).strip(), secret)[
             :_DETAIL_CHARACTERS_MAX
         ],
         message=_shown(error.message, secret)[:MESSAGE_CHARS_MAX],

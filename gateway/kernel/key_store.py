@@ -20,10 +20,9 @@ from gateway.kernel.journal import credit, find_account
 from gateway.kernel.keys import CHANNEL, KeyRecord, KeySummary, NewKey, mint
 from gateway.kernel.limits import NO_LIMITS, Limits, pack_limits
 from gateway.kernel.money import Nanos
-from gateway.settings import Settings
+from gateway.settings import PEPPER_BYTES_MIN, Settings
 
 PEPPER_FILE: Final = "pepper"
-PEPPER_BYTES_MIN: Final = 16
 DEVELOPMENT_ACCOUNT: Final = "development"
 DEVELOPMENT_KEY: Final = "development"
 

@@ -43,6 +43,7 @@ HEAD_BYTES_MAX = 64 * 1024
 HIGH_WATER_BYTES = 32 * 1024
 
 _LAST_CHUNK = b"0\r\n\r\n"
+_FULL = "This gateway has as many connections as it may have. Try again shortly."
 _HEAD_TOO_LARGE = "The request's headers are larger than this gateway accepts."
 
 _new_id = RequestIds(SystemClock()).make
@@ -215,6 +216,8 @@ class DirectProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self.idle_since_s = self.loop.time()
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+            self._refuse(503, _FULL, type="service_unavailable_error", code="server_is_overloaded")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -263,7 +266,15 @@ class DirectProtocol(HttpToolsProtocol):
         head += [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
         return b"\r\n".join(head) + b"\r\n\r\n"
 
-    def _refuse(self, status: int, message: str, *, detail: str = "") -> None:
+    def _refuse(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",  # noqa: A002 - the word the error object uses
+        code: str | None = None,
+        detail: str = "",
+    ) -> None:
         """Answer a request that never became one, and close."""
         if self.transport.is_closing():
             return
@@ -272,8 +283,8 @@ class DirectProtocol(HttpToolsProtocol):
         body = error_body(
             Dialect.OPENAI_OTHER,
             status=status,
-            type="invalid_request_error",
-            code=None,
+            type=type,
+            code=code,
             message=message,
             param=None,
             request_id=request_id,

@@ -5,7 +5,8 @@ the announcement.
 Rules:
 - Synchronous and single-threaded, so that a fork is safe; all waiting is in one `select`.
 - SIGTERM or SIGINT drains, a second one cancels what runs, a third one kills. SIGHUP, or a change of a configuration
-  file, loads it again and exchanges all workers; a bad one is logged and changes nothing.
+  file, loads it again and exchanges all workers; a bad one is logged and changes nothing. A SIGHUP that says that
+  the terminal is gone it was started from is the end, as for any program.
 - If this process is killed, the kernel takes everything it started with it.
 
 How workers come and go is in `gateway/server/fleet.py`; what one does, in `gateway/server/worker.py`.
@@ -23,11 +24,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gateway.config import Loaded
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, StoreUnavailable
 from gateway.infra import migrate
 from gateway.infra.clock import Clock, SystemClock
 from gateway.infra.embedded import EmbeddedServers, Stores, given_stores, overlay, run_directory
 from gateway.infra.link import METRICS
+from gateway.infra.redis.fitness import demand_fitness
 from gateway.server.control import ControlSocket
 from gateway.server.fleet import Fleet, Surroundings
 from gateway.server.listening import Listening
@@ -37,6 +39,8 @@ from gateway.settings import Settings
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
+#: For a Redis that is judged at the start.
+REDIS_TIMEOUT_S = 2.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 #: These need a new start; everything else takes effect with new workers.
 _FIXED = ("host", "port", "data_dir")
@@ -104,6 +108,8 @@ def _run(
         stack.callback(servers.stop)
         stores = overlay(stores, servers.start())
 
+    if settings.redis.url is not None:
+        asyncio.run(_judge_redis(stores.redis_url))
     asyncio.run(_prepare_database(settings, stores, bootstrap, clock))
 
     selector = selectors.DefaultSelector()
@@ -140,6 +146,13 @@ async def _prepare_database(settings: Settings, stores: Stores, bootstrap: Boots
         log.info("migrated: %s", name)
     if bootstrap is not None:
         await bootstrap(settings, stores)
+
+
+async def _judge_redis(url: str) -> None:
+    try:
+        await demand_fitness(url, timeout_s=REDIS_TIMEOUT_S)
+    except StoreUnavailable as error:
+        log.warning("Redis can't be judged before it answers: %s", error.detail or error.message)
 
 
 class _Signals:
@@ -211,6 +224,7 @@ class Supervisor:
         self._servers = servers
         self._announce = announce
         self._clock = clock
+        self._had_terminal = has_terminal()
         self._announced = False
         self._stopping = False
         self._reload_wanted = False
@@ -254,7 +268,11 @@ class Supervisor:
             self._stopping = True
             self._fleet.stop()
         elif number == signal.SIGHUP:
-            self._reload_wanted = True
+            if self._had_terminal and not has_terminal():
+                self._stopping = True
+                self._fleet.stop()
+            else:
+                self._reload_wanted = True
 
     def _advance(self) -> None:
         """From started to announced, from a changed file to a reload, from a reload to its outcome."""
@@ -297,6 +315,15 @@ class Supervisor:
             log.warning("the URLs of the stores take effect at the next start")
         self._next = loaded
         self._fleet.replace(new)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal, still."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _stamps(loaded: Loaded) -> Stamps:

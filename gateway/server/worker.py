@@ -137,6 +137,7 @@ def run_worker(
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=int(settings.server.keep_alive_s),
+            limit_concurrency=settings.server.connections_max,
             backlog=BACKLOG,
         )
         server = WorkerServer(

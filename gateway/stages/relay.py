@@ -10,7 +10,8 @@ Rules:
   is an error, this stage raises it, and nothing was committed. Else no byte waits for anything.
 - What was delivered is accounted for before its last bytes are written (`x.on_whole`), so that no crash in between
   gives an answer away.
-- An answer that broke off never looks finished: this stage raises, and `rescue` ends the stream with an error event.
+- An answer that broke off never looks finished: this stage raises, and `rescue` ends the stream with an error event;
+  unless the provider's own error event was the last thing in it.
 """
 
 import asyncio
@@ -280,7 +281,7 @@ class _Pipe:
         if not self._native and (failure := self._tap.failure) is not None:
             self._break(failure, rest)
             return
-        if x.streaming and not self._tap.complete:
+        if x.streaming and not self._tap.complete and not self._ended_in_error():
             if self._gathered is not None:
                 pass  # nothing was sent, and nothing will be
             elif rest := self._final + rest:
@@ -304,6 +305,18 @@ class _Pipe:
             self._begin(cost_nanos=cost_nanos, length=len(body))
             self._downstream.end(body)
         self._finish()
+
+    def _ended_in_error(self) -> bool:
+        """Whether the stream ends in an error event of the provider's own: the caller has read it, and gets no second
+        one from us.
+        """
+        if self._gathered is not None or not self._native or self._tap.mid_event:
+            return False
+        self._tap.usage()
+        if not self._tap.errored:
+            return False
+        self._x.aborted_by = "provider"
+        return True
 
     def _feed_translated(self, chunk: bytes) -> bytes:
         """Feed a tap that translates; where it finds an error, the answer ends here."""

@@ -15,9 +15,10 @@ from gateway.deps import Deps, Handler
 from gateway.exchange import Exchange, Headers
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.holds import Hold
+from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.money import Nanos, cost_nanos, hold_nanos
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
-from gateway.kernel.verbs import Admitted, Ended, NotLoaded, Rates
+from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
 from gateway.wire.ratelimit import format_duration
 from gateway.wire.usage import Usage
 
@@ -39,12 +40,13 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     admission = await take(hold, tokens, principal, ledger=deps.ledger, holds=deps.holds, loader=deps.loader)
     deps.admit_seconds.observe(deps.clock.monotonic() - started)
     if not isinstance(admission, Admitted):
-        deps.telemetry.count_decision(type(admission).__name__.lower(), "refused")
+        deps.telemetry.count_refusal(*_refuser(admission))
         if not isinstance(admission, NotLoaded | Ended):
             x.reply_headers += rate_headers(admission.rates)
         raise refusal_of(admission, now_s=deps.clock.now())
     x.reply_headers += rate_headers(admission.rates)
     deps.telemetry.credit_held[0] += amount
+    deps.telemetry.allowed[0] += 1
 
     settlement = _Settlement(x, deps, hold)
     x.on_whole = settlement.settle_whole
@@ -55,6 +57,21 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         settlement.settle()
         # A request must not wait for the collector of cycles.
         x.on_whole = None
+
+
+def _refuser(refused: Limited | Busy | OverBudget | NoCredit | NotLoaded | Ended) -> tuple[str, str]:
+    """Whose limit it was, and which, in words from closed lists."""
+    match refused:
+        case Limited():
+            return refused.scope, BUCKET_NAMES[refused.bucket].partition(" ")[0]
+        case Busy():
+            return refused.scope, "concurrency"
+        case OverBudget():
+            return refused.scope, "budget"
+        case NoCredit():
+            return "account", "credit"
+        case _:
+            return "account", "unknown"
 
 
 class _Settlement:

@@ -355,6 +355,21 @@ async def test_a_stream_that_breaks_off_never_looks_finished(stage, server, endi
         assert (record.status, record.aborted_by) == (200, "provider")
 
 
+@pytest.mark.parametrize("mark", [b"", b"data: [DONE]\n\n"], ids=["bare", "marked"])
+async def test_a_stream_that_ends_in_the_provider_s_error_event_gets_no_second_one(stage, server, mark):
+    """Case 73, after the first byte: what the provider said is the last word, and what came before it is charged."""
+    error = b'data: {"error":{"message":"Overloaded","type":"server_error","code":"overloaded"}}\n\n'
+    parts = (stream_head(), chunk(sse(*BEGUN)), Pause(0.05), chunk(error + mark), LAST_CHUNK)
+    gateway, _ = await stage.gateway(play(RECEIVE, *parts), server=server)
+
+    answered = await gateway.ask(ASK_STREAM)
+    with pytest.raises(openai.APIError, match="Overloaded"):
+        await read_stream(gateway.openai(max_retries=0))
+
+    assert answered.whole
+    assert answered.body == sse(*BEGUN) + error + mark
+
+
 async def test_a_responses_stream_that_breaks_off_ends_in_its_own_error_event(stage, server):
     """Case 75, in a dialect whose streams have no mark."""
     first = b'event: response.created\ndata: {"type":"response.created","sequence_number":0,"response":{}}\n\n'

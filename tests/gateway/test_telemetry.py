@@ -194,7 +194,7 @@ def test_what_is_counted_as_it_happens():
     telemetry.count_attempt("openai", "ok")
     telemetry.count_attempt("unknown", "provider_timeout")
     telemetry.count_fallback("provider_timeout")
-    telemetry.count_decision("tokens", "refused")
+    telemetry.count_refusal("key", "tokens")
     telemetry.set_breaker("openai", 2)
     telemetry.time_redis("settle").observe(0.0003)
     telemetry.set_pool(size=4, in_use=3, waiting=2)
@@ -207,7 +207,7 @@ def test_what_is_counted_as_it_happens():
     assert text.value("gateway_upstream_attempts_total", provider="openai", outcome="ok") == 1
     assert text.value("gateway_upstream_attempts_total", provider=OTHER, outcome="provider_timeout") == 1
     assert text.value("gateway_fallbacks_total", reason="provider_timeout") == 1
-    assert text.value("gateway_limiter_decisions_total", scope="tokens", decision="refused") == 1
+    assert text.value("gateway_limiter_decisions_total", scope="key", decision="tokens") == 1
     assert text.value("gateway_breaker_state", provider="openai") == 2
     assert text.value("gateway_redis_seconds_count", op="settle") == 1
     assert text.value("gateway_db_pool_size") == 4

@@ -56,16 +56,30 @@ class Wire(asyncio.Transport):
 class Caller:
     """One connection of a caller; `respond` is called with each request's direct cycle and its path."""
 
-    def __init__(self, log: list[tuple[str, bytes]], respond: Callable[[DirectCycle, str], object]) -> None:
+    def __init__(
+        self,
+        log: list[tuple[str, bytes]],
+        respond: Callable[[DirectCycle, str], object],
+        *,
+        state: uvicorn.server.ServerState | None = None,
+        connections_max: int | None = None,
+    ) -> None:
         async def app(scope, receive, send) -> None:
             answer = respond(scope["extensions"][DIRECT], scope["path"])
             if asyncio.iscoroutine(answer):
                 await answer
 
-        config = uvicorn.Config(app, http=DirectProtocol, log_config=None, lifespan="off", server_header=False)
+        config = uvicorn.Config(
+            app,
+            http=DirectProtocol,
+            log_config=None,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=connections_max,
+        )
         config.load()
         self.wire = Wire("caller", log)
-        self.protocol = DirectProtocol(config, uvicorn.server.ServerState(), {})
+        self.protocol = DirectProtocol(config, state or uvicorn.server.ServerState(), {})
         self.protocol.connection_made(self.wire)
 
     def ask(self, *paths: bytes) -> None:
@@ -214,6 +228,26 @@ async def test_what_is_no_request_is_refused_with_a_request_id(log, request_, st
     assert closed == ("caller", b"closed")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert b"x-request-id: " + json.loads(body)["error"]["request_id"].encode() in head
+
+
+async def test_one_connection_more_than_there_may_be_is_told_so_and_closed(log):
+    state = uvicorn.server.ServerState()
+    others = [
+        Caller([], lambda cycle, path: finish(cycle, path.encode()), state=state, connections_max=2) for _ in range(2)
+    ]
+    Caller(log, lambda *_: pytest.fail("nobody is asked"), state=state, connections_max=2)
+
+    (_, answer), closed = log
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503")
+    assert json.loads(body)["error"]["code"] == "server_is_overloaded"
+    assert closed == ("caller", b"closed")
+
+    others[0].protocol.connection_lost(None)
+    once_more: list[tuple[str, bytes]] = []
+    Caller(once_more, lambda cycle, path: finish(cycle, path.encode()), state=state, connections_max=3).ask(b"here")
+    await turns()
+    assert b"/here" in b"".join(data for _, data in once_more)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 50])

@@ -1,6 +1,7 @@
 import contextlib
 import http.client
 import os
+import pty
 import re
 import signal
 import socket
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.infra.children import FileLock, wait_until
+from tests.valkey_cluster import valkey
 
 PATIENCE_S = 60.0
 REPOSITORY = Path(__file__).parents[3]
@@ -294,6 +296,29 @@ def test_stores_that_are_away_abort_the_start(data_dir: Path, tmp_path: Path, re
     with running(data_dir, **{"database.url": dsn, "redis.url": redis_url}) as gateway:
         assert gateway.wait() == 1
         assert "StoreUnavailable" in gateway.log
+
+
+def test_redis_that_may_throw_balances_away_aborts_the_start(data_dir: Path, urls: dict[str, object]) -> None:
+    with valkey("--maxmemory-policy", "allkeys-lru") as server:
+        redis_url = f"redis://127.0.0.1:{server.port}"
+        with running(data_dir, **{**urls, "redis.url": redis_url}) as gateway:
+            assert gateway.wait() == 1
+            assert "maxmemory-policy is allkeys-lru" in gateway.log.splitlines()[-1]
+
+
+def test_a_terminal_that_closes_ends_it(data_dir: Path, urls: dict[str, object]) -> None:
+    """A shell signals SIGHUP when its window is closed; where there is no terminal, that means to load files again."""
+    settings = {"server.port": 0, "server.workers": 1, "server.data_dir": data_dir, **urls}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(REPOSITORY)
+        given = [f"{name}={value}" for name, value in settings.items()]
+        os.execv(sys.executable, [sys.executable, "-m", "tests.gateway.server.supervised", *given])
+    shown = b""
+    while b"http://" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, timeout_s=PATIENCE_S)
 
 
 def test_reload_replaces_all_workers_and_finishes_what_runs(
