@@ -1,0 +1,100 @@
+"""Azure OpenAI: OpenAI's dialects relayed, where the model is a deployment and stands in the path or in the body.
+
+Rules:
+- Without an `api_version`, or with `preview`, the paths are those of the v1 API: `/openai/v1/...`, the deployment is
+  the `model` of the body.
+- With a dated `api_version` they are those from before: `/openai/deployments/DEPLOYMENT/...` for what a deployment
+  answers, `/openai/...` for the rest; what the body calls the model then means nothing, and stays as it is.
+- The caller's own `api-version`, which Azure's SDKs send, never travels on: paths and version belong together.
+- The key goes in `api-key`; with `auth = "bearer"` it is a token of Entra ID in `authorization`. Tokens end after an
+  hour or so and are not renewed here: whoever gets them reloads the configuration.
+- What Azure adds to an answer (content filter results, a first chunk with no choices) is the caller's to read.
+
+What a deployment costs follows from its model, which its name does not tell: the configuration gives each deployment
+a row in `models`.
+Sources: Azure's "OpenAI v1 API" and "REST API reference"; the AzureOpenAI client of OpenAI's own SDK.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import ClassVar, Final
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.api import API_VERSION, Adapter, Call, ConfigError, KnownProvider, Offer, ProviderConfig, UpstreamRequest
+from gateway_adapters import rows
+from gateway_adapters.openai import OpenAI
+
+#: What a deployment answers; everything else belongs to the whole resource.
+_OF_DEPLOYMENTS: Final = frozenset(
+    {
+        b"/audio/speech",
+        b"/audio/transcriptions",
+        b"/audio/translations",
+        b"/chat/completions",
+        b"/completions",
+        b"/embeddings",
+        b"/images/edits",
+        b"/images/generations",
+    }
+)
+_DATED: Final = re.compile(r"\d{4}-\d{2}-\d{2}(?:-preview)?")
+_V1: Final = frozenset({"", "v1", "preview", "latest"})
+_AUTH: Final = {"api-key": {"auth_header": "api-key", "auth_scheme": ""}, "bearer": {}}
+
+
+class Azure(OpenAI):
+    """One resource. `base_url` is its endpoint, with or without `/openai` or `/openai/v1`."""
+
+    ID: ClassVar[str] = "azure"
+    API: ClassVar[int] = API_VERSION
+
+    @classmethod
+    def known(cls) -> Iterable[KnownProvider]:
+        # No variable turns it on: a key alone does not say where the resource is.
+        return [KnownProvider(name="azure", title="Azure OpenAI", adapter=cls.ID, variable="", base_url="")]
+
+    def configure(self, config: ProviderConfig) -> None:
+        table = dict(config.extra)
+        version = table.pop("api_version", "")
+        if not isinstance(version, str) or not (version in _V1 or _DATED.fullmatch(version)):
+            raise ConfigError('must be "preview" or a date like "2024-10-21"', param="api_version")
+        auth = table.pop("auth", "api-key")
+        if not isinstance(auth, str) or auth not in _AUTH:
+            raise ConfigError('must be "api-key" or "bearer"', param="auth")
+        if not config.base_url:
+            raise ConfigError(
+                'is missing: the endpoint of the resource, "https://NAME.openai.azure.com"', param="base_url"
+            )
+        if config.api_key is None:
+            raise ConfigError("is missing; its usual variable is AZURE_OPENAI_API_KEY", param="api_key")
+        spoken = {"dialects": sorted(rows.row_of("openai", {}).dialects)}
+        self.take(rows.row_of("", {**spoken, **_AUTH[auth], **table}), config)
+        self._version = b"api-version=" + version.encode() if version not in ("", "v1") else b""
+        root = self._path.removesuffix(b"/v1").removesuffix(b"/openai")
+        self._deployments = b""
+        if version in _V1:
+            self._path = root + b"/openai/v1"
+        else:
+            self._path = root + b"/openai"
+            self._deployments = self._path + b"/deployments/"
+
+    def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
+        deployment = ""
+        if self._deployments and call.path in _OF_DEPLOYMENTS:
+            deployment = offer.upstream_model
+            offer = msgspec.structs.replace(offer, upstream_model=call.peek.model or "")
+        request = super().prepare(call, offer)
+        target, _, query = request.target.partition(b"?")
+        if deployment:
+            target = self._deployments + quote(deployment, safe="").encode("ascii") + call.path
+        parts = [part for part in query.split(b"&") if part and not part.lower().startswith(b"api-version=")]
+        if self._version:
+            parts.append(self._version)
+        if parts:
+            target += b"?" + b"&".join(parts)
+        return msgspec.structs.replace(request, target=target)
+
+
+_: type[Adapter] = Azure
