@@ -18,6 +18,7 @@ from gateway.exchange import Call, Headers, Offer
 from gateway.secret import Secret
 from gateway.wire.dialects import Dialect
 from gateway.wire.form import rewrite_form
+from gateway.wire.gemini import GeminiJSONTap, GeminiSSETap, parse_gemini_usage
 from gateway.wire.headers import request_headers
 from gateway.wire.peek import Peek, Span, peek, rewrite
 from gateway.wire.sse import EventTooLong, Frame, FrameScanner
@@ -288,6 +289,8 @@ __all__ = [
     "Failure",
     "Frame",
     "FrameScanner",
+    "GeminiJSONTap",
+    "GeminiSSETap",
     "Headers",
     "JSONTap",
     "Known",
@@ -309,6 +312,7 @@ __all__ = [
     "Usage",
     "normalise",
     "parse_base_url",
+    "parse_gemini_usage",
     "peek",
     "read_report",
     "request_headers",

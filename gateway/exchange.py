@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from gateway.downstream import Downstream
     from gateway.errors import GatewayError
     from gateway.kernel.money import Price
+    from gateway.kernel.objects import Charge, Owned
     from gateway.routing.holdback import Holdback
     from gateway.routing.menu import Menu
     from gateway.settings import Timeouts
+    from gateway.upload import Upload
     from gateway.upstream.response import UpstreamResponse
+    from gateway.wire.form import FormScanner
+    from gateway.wire.objects import Operation
+    from gateway.wire.units import Units
 
 Headers = list[tuple[bytes, bytes]]
 # The ASGI specification types these as plain dictionaries.
@@ -51,6 +56,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     peek: Peek
     #: The model as the caller named it; empty where the path has none.
     model: str
+    #: The body, where it is a form too large to be held; `body` is empty then.
+    upload: "Upload | None" = None
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,10 +115,21 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     started_s: float = 0.0
     #: Headers every answer to this request carries, whoever writes it.
     reply_headers: Headers = []
+    #: What the request does to which objects that a provider keeps; the router decides it.
+    operation: "Operation | None" = None
     # authenticate
     principal: Principal | None = None
     # receive
     call: Call | None = None
+    #: What is seen of the body where that is a form; of one that is passed on, more comes while it is sent.
+    form: "FormScanner | None" = None
+    # own
+    #: Where the objects live that the request is about: the provider, and the number of its key. Nowhere else.
+    pin: tuple[str, int] | None = None
+    #: The object that the path names.
+    owned: "Owned | None" = None
+    #: Makes what looks for the id of a stored answer in the first bytes of it, until it says that it has seen enough.
+    learn: Callable[[], Callable[[bytes], bool]] | None = None
     # admit
     #: The offers that may serve it, those of fallback models among them: the hold must cover each.
     offers: tuple[Offer, ...] = ()
@@ -121,12 +139,22 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     input_tokens: int = 0
     #: The most that the answer may have.
     output_tokens: int = 0
+    #: What it asks for besides tokens, in dialects that are paid for by other units.
+    units: "Units | None" = None
     # reserve
+    #: What is held for it.
+    hold_nanos: int = 0
+    #: It stays when the request ends, and is settled when the provider has done its work.
+    deferred: bool = False
     #: Called once, when the whole answer is here and before its last bytes leave: charges for it, gives its cost.
     on_whole: Callable[[], int | None] | None = None
     #: What was charged for, and how much.
     usage: Usage | None = None
     cost_nanos: int = 0
+    # defer
+    #: What is charged later for the object that this request orders, and whether that was made.
+    charge: "Charge | None" = None
+    ordered: bool = False
     # route
     #: The offer being tried, the number of the provider's key, and what this try may take.
     offer: Offer | None = None

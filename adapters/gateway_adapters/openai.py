@@ -10,11 +10,12 @@ request, on the hot path.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from typing import ClassVar
 
 from gateway.api import (
     API_VERSION,
+    JSON_TAPS,
     Adapter,
     Call,
     ConfigError,
@@ -40,6 +41,8 @@ from gateway_adapters.rows import Row
 
 #: Streams of these report their usage only when asked.
 _ASKABLE = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
+#: Whose bodies may be forms.
+_FORMS = frozenset({Dialect.OPENAI_IMAGE_EDITS, Dialect.OPENAI_TRANSCRIPTIONS, Dialect.OPENAI_OTHER})
 #: Query parameters that may carry a gateway key.
 _PRIVATE_PARAMETERS = frozenset({b"key", b"api_key"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -89,21 +92,26 @@ class OpenAI:
         self._trust_cost = row.trust_cost
 
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
-        body = call.body
+        body: bytes | AsyncIterable[bytes] = call.body
+        length: int | None = None
         model = offer.upstream_model
         if self._prefix and "/" not in model:
             model = self._prefix + model
         dialect = call.dialect
-        if dialect is Dialect.OPENAI_OTHER:
+        if call.upload is not None:
+            # A body that names no model has no place for one either.
+            body, length = call.upload.pieces(model or None), call.upload.size_bytes(model or None)
+        elif dialect in _FORMS and _is_form(call.headers):
+            body = rewrite_form(call.body, call.peek, model=model) if model else call.body
+        elif dialect is Dialect.OPENAI_OTHER:
             if model != call.peek.model is not None:
-                renamed = rewrite_form if _is_form(call.headers) else rewrite
-                body = renamed(body, call.peek, model=model)
+                body = rewrite(call.body, call.peek, model=model)
         else:
             asks = offer.ask_usage and self._asks_for_usage(call)
             drop = self._drop_with_stream_options if dialect in self._refuses else self._drop
             if asks or drop or self._rename or model != call.peek.model:
                 body = rewrite(
-                    body, call.peek, model=model or None, include_usage=asks, drop=drop, rename=self._rename
+                    call.body, call.peek, model=model or None, include_usage=asks, drop=drop, rename=self._rename
                 )
         target = self._path + call.path
         if call.query and (query := _public(call.query)):
@@ -114,6 +122,7 @@ class OpenAI:
             target=target,
             headers=request_headers(call.headers, own=self._headers, drop=self._replaced),
             body=body,
+            content_length=length,
         )
 
     def tap(self, call: Call, head: ResponseHead) -> Tap:
@@ -121,7 +130,7 @@ class OpenAI:
         if kind == b"text/event-stream":
             return SSETap(call.dialect, strip_usage=self._asks_for_usage(call), trust_cost=self._trust_cost)
         if kind == b"application/json" or kind.endswith(b"+json"):
-            return JSONTap(call.dialect, trust_cost=self._trust_cost)
+            return JSON_TAPS.get(call.dialect, JSONTap)(call.dialect, trust_cost=self._trust_cost)
         return PassTap()
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:

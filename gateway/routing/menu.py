@@ -5,7 +5,8 @@ ordinary request finds it by one look-up. Where a caller has wishes, or an offer
 for that request. Candidates of both share what is remembered of their offers.
 
 Rules:
-- An offer that does not speak the dialect, lacks a tag that its model requires, or has no price, is on no menu.
+- An offer that does not speak the dialect, lacks a tag that its model requires, or has no price, is on no menu. Where
+  a dialect costs nothing unless a price says otherwise (moderations), none is needed.
 - Groups are tried in order. The first are the model's own offers; each fallback model is a group of its own.
 - A fallback is followed once: the fallbacks of a fallback model are not. A model is on a menu once.
 """
@@ -19,7 +20,7 @@ from gateway.exchange import Offer
 from gateway.routing.health import Health, OfferHealth
 from gateway.routing.preferences import Preferences, Sort
 from gateway.settings import Model, Strategy
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialects import FREE_DIALECTS, Dialect
 
 #: Menus kept at hand; callers choose the names that only a wildcard matches.
 MENUS_MAX: Final = 4096
@@ -223,7 +224,8 @@ class Menus:
         allowed = [offer for offer in speaking if _has_tags(offer, row.require)]
         if not allowed:
             raise NoOffer("No provider of this model meets what its operator requires.")
-        charged = tuple(offer for offer in allowed if offer.free or offer.price is not None)
+        is_free = dialect in FREE_DIALECTS
+        charged = tuple(offer for offer in allowed if is_free or offer.free or offer.price is not None)
         if not charged:
             raise Unpriced
         return charged

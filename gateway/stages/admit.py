@@ -17,12 +17,13 @@ from gateway.exchange import Call, Exchange
 from gateway.routing.menu import Menu, narrow
 from gateway.routing.needs import needs_of
 from gateway.routing.preferences import NONE, Preferences, read_preferences, split_suffix
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialects import UNIT_DIALECTS, Dialect
 from gateway.wire.estimate import estimate_input_tokens
 from gateway.wire.peek import peek, rewrite
 
-#: These answer with numbers or lists: nothing is generated, so nothing is held for it.
-_NO_OUTPUT: Final = frozenset({Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED, Dialect.GEMINI_COUNT_TOKENS})
+from gateway.wire.units import units_of
+#: These answer with numbers or lists, so that no text is held for; or with what is counted in other units.
+_NO_OUTPUT: Final = UNIT_DIALECTS | {Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED, Dialect.GEMINI_COUNT_TOKENS}
 #: Members of a body that are for the gateway.
 _WISHES: Final = ("models", "provider")
 _NO_NEEDS: Final[frozenset[str]] = frozenset()
@@ -48,7 +49,7 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         wishes = _wishes(call, deps)
         call = x.call = _without_wishes(call, wishes, deps)
     x.input_tokens = estimate_input_tokens(call.body) if call.body else 0
-    x.output_tokens = _output_bound(call, deps)
+    x.output_tokens = _output_bound(x, call, deps)
     x.menu = _menu(call, wishes, x.input_tokens + (call.peek.max_output_tokens or 0), deps)
     x.offers = x.menu.offers
     await call_next(x)
@@ -103,9 +104,17 @@ def _without_wishes(call: Call, wishes: Preferences, deps: Deps) -> Call:
     return msgspec.structs.replace(call, model=model, body=body, peek=peeked)
 
 
-def _output_bound(call: Call, deps: Deps) -> int:
+def _count_units(x: Exchange, call: Call) -> int:
+    """Set what it asks for in other units, and the tokens that go with them; those of the answer are returned."""
+    size_bytes = len(call.body) if call.upload is None else call.upload.size_bytes() or 0
+    units = x.units = units_of(call.dialect, call.body, call.peek, form=x.form, upload_bytes=size_bytes)
+    x.input_tokens = units.usage.input_tokens
+    return units.usage.output_tokens
+
+
+def _output_bound(x: Exchange, call: Call, deps: Deps) -> int:
     """Tokens of all answers together; where the caller set no bound, as many as are held by default."""
     if call.dialect in _NO_OUTPUT or not call.body:
-        return 0
+        return _count_units(x, call) if call.dialect in UNIT_DIALECTS else 0
     asked = call.peek.max_output_tokens
     return call.peek.n * (deps.settings.money.output_tokens if asked is None else asked)

@@ -9,6 +9,8 @@ Rules:
   request ends, however it ends. Both happen at most once.
 """
 
+import math
+
 import msgspec
 
 from gateway.deps import Deps, Handler
@@ -16,11 +18,12 @@ from gateway.exchange import Exchange, Headers
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
-from gateway.kernel.money import Nanos, cost_nanos, hold_nanos
+from gateway.kernel.money import Nanos, charged_units, cost_nanos, hold_nanos
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
 from gateway.wire.ratelimit import format_duration
 from gateway.wire.usage import Usage
+from gateway.wire.units import complete, estimate, units_of
 
 
 async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
@@ -127,7 +130,7 @@ class _Settlement:
         if x.tap is None:
             return None
         if (reported := x.tap.usage()) is not None:
-            return reported
+            return reported if x.units is None else complete(reported, self._expected(), needs=self._charged())
         if x.first_byte_s is None or not (x.committed or x.tap.complete):
             return None
         delivered = x.tap.delivered()
@@ -152,10 +155,26 @@ class _Settlement:
         price = offer.price if offer is not None else None
         attempts = [Attempt(provider, result) for provider, result in x.attempts]
         if attempt and offer is not None:
+        if x.units is not None:
+            return estimate(x.target.dialect, self._expected(), delivered)
             attempts.append(Attempt(offer.provider, attempt))
         return UsageRecord(
             request_id=x.id,
             account_id=x.principal.account_id,
+    def _expected(self) -> Usage:
+        """What a whole answer is worth by the request alone, of which more is known once a form has come by."""
+        x = self._x
+        assert x.units is not None
+        assert x.call is not None
+        if x.form is None:
+            return x.units.usage
+        return units_of(x.call.dialect, b"", x.call.peek, form=x.form).usage
+
+    def _charged(self) -> frozenset[str]:
+        """The units that the price of the offer is made of."""
+        offer = self._x.offer
+        return frozenset() if offer is None or offer.price is None else charged_units(offer.price)
+
             key_id=x.principal.key_id,
             cost_nanos=cost,
             hold_nanos=self.hold.amount_nanos,
@@ -192,7 +211,7 @@ class _Settlement:
             output_mtok_nanos=0 if price is None else price.output_mtok_nanos,
             markup_permille=1000 if price is None else price.markup_permille,
             attempts=tuple(attempts),
-            tags=x.tags,
+            tags={**x.tags, "image": usage.image_kind} if usage.image_kind else x.tags,
         )
 
 
@@ -200,7 +219,19 @@ def _worst_case(x: Exchange, number: int) -> Nanos:
     offer = x.offers[number]
     if offer.free or offer.price is None:
         return 0
-    return hold_nanos(x.input_tokens, x.output_tokens, offer.price)
+    units = x.units
+    if units is None:
+        return hold_nanos(x.input_tokens, x.output_tokens, offer.price)
+    return hold_nanos(
+        units.input_tokens,
+        units.output_tokens,
+        offer.price,
+        images=units.images,
+        image_kind=units.image_kind,
+        seconds=math.ceil(units.seconds),
+        characters=units.characters,
+        searches=units.searches,
+    )
 
 
 def _outcome(x: Exchange) -> Outcome:

@@ -1,7 +1,8 @@
 """Which offer serves it, and which one next while nothing was sent.
 
 Rules:
-- What follows runs once for each try. Nothing is tried again once the head of an answer has gone to the caller.
+- What follows runs once for each try. Nothing is tried again once the head of an answer has gone to the caller, or
+  once an upload that is passed on as it comes was begun to be sent.
 - Where the tries go is decided by `routing/course.py`; here they are made, and what they taught is remembered.
 - From here on the caller's connection is watched: one who leaves ends the try under way, the wait before the next
   one, and the request.
@@ -48,7 +49,10 @@ async def route(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         if routing:
             task.cancel()
 
-    downstream = x.downstream = open_downstream(x.scope, x.receive, x.send, on_gone=leave, tasks=deps.tasks)
+    upload = None if x.call is None else x.call.upload
+    # Until an upload has come in whole, what the caller sends is its.
+    receive = x.receive if upload is None else upload.receive_after
+    downstream = x.downstream = open_downstream(x.scope, receive, x.send, on_gone=leave, tasks=deps.tasks)
     try:
         await _travel(x, deps, call_next)
     except asyncio.CancelledError:
@@ -92,7 +96,7 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
             if x.committed:
                 raise
             heard = error if heard is None or _tells(error) >= _tells(heard) else heard
-            following = None if course is None else course.after(step, failed, now_s)
+            following = None if course is None or _is_spent(x) else course.after(step, failed, now_s)
             if following is None:
                 _give_up(x, heard)
                 raise heard from None
@@ -131,7 +135,7 @@ def _prepare(x: Exchange, step: Step, course: Course | None, deps: Deps) -> None
         x.on_begun = partial(_begun, step, deps)
     if course is None:
         return
-    x.holdback = router.holdback(x) if course.has_more(now_s) else None
+    x.holdback = router.holdback(x) if course.has_more(now_s) and not _is_single(x) else None
     if x.attempts:
         x.tap = None
         x.first_byte_s = None
@@ -150,7 +154,12 @@ def _teaches(x: Exchange, error: UpstreamError, router: Router, now_s: float) ->
     """Whether the failure is about a field that the gateway added: then the same is tried without it."""
     assert x.call is not None
     assert x.offer is not None
-    if x.committed or not isinstance(error, UpstreamRefused) or not names_our_field(error, x.call, x.offer):
+    if (
+        x.committed
+        or _is_spent(x)
+        or not isinstance(error, UpstreamRefused)
+        or not names_our_field(error, x.call, x.offer)
+    ):
         return False
     router.lessons.learn(x.offer, now_s)
     return True
@@ -160,6 +169,16 @@ def _judged(error: UpstreamError) -> Failed:
     if isinstance(error, UpstreamCredentials):
         model_only = error.refused_status == _FORBIDDEN
         return Failed(verdict=judge(error), retry_after_s=error.back_after_s, model_only=model_only)
+def _is_single(x: Exchange) -> bool:
+    """Whether the body can be sent once only: an upload that is passed on as it comes."""
+    return x.call is not None and x.call.upload is not None and not x.call.upload.replayable
+
+
+def _is_spent(x: Exchange) -> bool:
+    """Whether that has happened."""
+    return x.call is not None and x.call.upload is not None and x.call.upload.consumed
+
+
     return Failed(verdict=judge(error), retry_after_s=error.retry_after_s)
 
 

@@ -93,7 +93,9 @@ class UpstreamClient:
         pool = self._pools.get(request.origin) or self._open_pool(request.origin)
         head = pool.encode(request)
         started_s = pool.loop.time()
-        connection = pool.take() or await pool.acquire(timeouts.connect_s, fresh=False)
+        # What can't be sent twice does not go to a connection that the provider may be closing.
+        fresh = not isinstance(request.body, bytes)
+        connection = (None if fresh else pool.take()) or await pool.acquire(timeouts.connect_s, fresh=fresh)
         retried = False
         while True:
             response = self._start(connection, request, head, timeouts, started_s)
