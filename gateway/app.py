@@ -36,6 +36,7 @@ from gateway.infra.process import collect_process, measure_loop_lag
 from gateway.infra.redis import Redis
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.bookkeeping import Bookkeeping
+from gateway.kernel.charging import Charging
 from gateway.kernel.history import History
 from gateway.kernel.holds import Holds
 from gateway.kernel.key_store import find_key, load_pepper
@@ -45,6 +46,7 @@ from gateway.kernel.limits import COUNTS, Limits
 from gateway.kernel.loader import Loader
 from gateway.kernel.local_journal import LocalJournal
 from gateway.kernel.money import parse_usd
+from gateway.kernel.objects import Deferred, Objects
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.replay import Replay
 from gateway.kernel.request_id import RequestIds
@@ -124,6 +126,7 @@ def create_app(
                 stack.push_async_callback(control.parts.database.close)
             stack.push_async_callback(redis.close)
             stack.push_async_callback(deps.loader.close)
+            stack.push_async_callback(deps.objects.close)
             stack.callback(_close_journal, deps.journal)
             stack.callback(replay.close)
             stack.push_async_callback(deps.holds.close, CLOSE_S)
@@ -137,6 +140,7 @@ def create_app(
             deps.tasks.spawn(_follow_keys(redis, deps.keys), name="key notices")
             deps.unsettled.start(redis.subscribe(SETTLED))
             stack.push_async_callback(deps.unsettled.stop)
+            deps.tasks.spawn(deps.objects.flush_forever(), name="remember objects")
             deps.tasks.spawn(_follow_prices(deps, registry, pricer), name="prices")
             deps.tasks.spawn(deps.holds.renew_forever(), name="renew holds")
             deps.tasks.spawn(replay.replay_forever(), name="replay journals")
@@ -229,7 +233,7 @@ def _deps(
     unsettled = Unsettled(hot, find_known(database), clock=clock)
     metrics.on_collect(lambda: _level(telemetry.access_lines_dropped, access_log.dropped))
     metrics.on_collect(partial(_show_journal, journal, ledger, telemetry))
-    return Deps(
+    deps = Deps(
         settings=settings,
         clock=clock,
         keys=KeyRing(
@@ -260,8 +264,18 @@ def _deps(
         admit_seconds=telemetry.time_redis("admit"),
         access_log=access_log,
         tasks=TaskGroup(),
+        objects=Objects(database, redis, clock=clock, cache_size=settings.objects.cache_size),
+        # Where Redis is away, a charge waits in PostgreSQL.
+        charging=Charging(
+            Deferred(database),
+            hot,
+            offers=lambda: deps.offers,
+            clock=clock,
+            batch_permille=settings.batches.price_permille,
+        ),
         new_id=RequestIds(clock).make,
     )
+    return deps
 
 
 def _show_health(router: Router, telemetry: Telemetry, clock: Clock) -> None:

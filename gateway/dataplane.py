@@ -15,12 +15,13 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan
 
 from gateway.deps import Deps, Handler
-from gateway.errors import MethodNotAllowed, Overloaded, UnknownRoute
+from gateway.errors import ClosedEndpoint, MethodNotAllowed, Overloaded, UnknownRoute
 from gateway.exchange import Exchange, Headers, Receive, Scope, Send
-from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, MODELS, OPEN, build
+from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, LISTS, MODELS, OPEN, build
 from gateway.settings import Cors
 from gateway.wire import paths
 from gateway.wire.dialects import Dialect
+from gateway.wire.objects import ObjectPath, Operation
 from gateway.wire.paths import Target, resolve
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class V1:
         self._inference = build(INFERENCE, deps)
         self._models = build(MODELS, deps)
         self._generations = build(GENERATIONS, deps)
+        self._lists = build(LISTS, deps)
+        self._kinds = frozenset(deps.settings.objects.kinds)
+        self._relayed = tuple(prefix.encode() for prefix in deps.settings.objects.relay)
+        self._closed = build(KNOWN_CALLER, deps, end=_refuse_endpoint)
         self._no_route = build(OPEN, deps, end=_refuse_route)
         self._no_method = build(KNOWN_CALLER, deps, end=_refuse_method)
         self._hot = {path: target for path in _HOT_PATHS if (target := resolve(path)) is not None}
@@ -64,13 +69,14 @@ class V1:
         x = Exchange(scope, receive, send, target)
         if self._cors.enabled:
             return self._cross_origin(x)
-        return self._handler(target, scope["method"])(x)
+        return self._handler(x)(x)
 
     async def _cross_origin(self, x: Exchange) -> None:
         if not await self._cors.handled(x):
-            await self._handler(x.target, x.scope["method"])(x)
+            await self._handler(x)(x)
 
-    def _handler(self, target: Target, method: str) -> Handler:
+    def _handler(self, x: Exchange) -> Handler:
+        target, method = x.target, x.scope["method"]
         if target is _NOWHERE:
             return self._no_route
         if target.dialect is not Dialect.OPENAI_OTHER:
@@ -79,7 +85,24 @@ class V1:
             return self._models
         if target.path == paths.GENERATION or target.path.startswith(paths.GENERATIONS):
             return self._generations
+        if target.objects is not None:
+            return self._object(x, target.objects, method)
+        if target.path in paths.RELAYED:
+            return self._inference if method == "POST" else self._no_method
+        # What a path does that is not understood here, and whose objects it shows, nobody can say.
+        if not target.path.startswith(self._relayed):
+            return self._closed
+        x.operation = Operation("other", "relay")
         return self._inference if method in _RELAYED_METHODS else self._no_method
+
+    def _object(self, x: Exchange, path: ObjectPath, method: str) -> Handler:
+        verb = path.methods.get(method)
+        if verb is None:
+            return self._no_method
+        if path.kind not in self._kinds:
+            return self._closed
+        x.operation = Operation(path.kind, verb, path.ids)
+        return self._lists if verb == "list" else self._inference
 
 
 class CorsPolicy:
@@ -209,7 +232,13 @@ async def _refuse_route(x: Exchange) -> None:
     raise UnknownRoute
 
 
+async def _refuse_endpoint(x: Exchange) -> None:
+    raise ClosedEndpoint
+
+
 async def _refuse_method(x: Exchange) -> None:
+    if x.target.objects is not None:
+        raise MethodNotAllowed(allow=", ".join(x.target.objects.methods))
     is_known = x.target.dialect is not Dialect.OPENAI_OTHER
     raise MethodNotAllowed(allow="POST" if is_known else ", ".join(_RELAYED_METHODS))
 

@@ -8,11 +8,13 @@ from gateway.infra.clock import Clock
 from gateway.infra.logs import AccessLog
 from gateway.infra.metrics import Observations
 from gateway.infra.tasks import TaskGroup
+from gateway.kernel.charging import Charging
 from gateway.kernel.history import History
 from gateway.kernel.holds import Holds
 from gateway.kernel.keys import KeyRing
 from gateway.kernel.loader import Loader
 from gateway.kernel.local_journal import LocalJournal
+from gateway.kernel.objects import Objects
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.unsettled import Unsettled
 from gateway.kernel.verbs import Verbs
@@ -50,5 +52,8 @@ class Deps:
     admit_seconds: Observations
     access_log: AccessLog
     tasks: TaskGroup
+    #: Whose objects are whose, and what is charged when a provider has done its work.
+    objects: Objects
+    charging: Charging
     #: Makes a request id.
     new_id: Callable[[], str]

@@ -107,6 +107,27 @@ class UnknownGeneration(CallerError):
     code = "generation_not_found"
 
 
+class UnknownObject(CallerError):
+    """There is no such object, or it is not yours."""
+
+    error_type = "caller_unknown_object"
+    status = 404
+    code = "object_not_found"
+
+    def __init__(self, object_id: str = "") -> None:
+        shown = "".join(character if character.isprintable() else "?" for character in object_id[:128])
+        super().__init__(f"There is no object `{shown}`, or it is not yours." if shown else None)
+
+
+class ClosedEndpoint(CallerError):
+    """This endpoint is not open here; the gateway's operator decides which are."""
+
+    error_type = "caller_unknown_route"
+    status = 403
+    type = "permission_error"
+    code = "endpoint_not_open"
+
+
 class UnknownRoute(CallerError):
     """There is nothing at this path."""
 

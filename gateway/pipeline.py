@@ -14,8 +14,12 @@ from gateway.exchange import Exchange
 from gateway.stages.admit import admit
 from gateway.stages.attempt import attempt
 from gateway.stages.authenticate import authenticate
+from gateway.stages.defer import defer
+from gateway.stages.keep import keep
 from gateway.stages.list_models import list_models
+from gateway.stages.list_objects import list_objects
 from gateway.stages.observe import observe
+from gateway.stages.own import own
 from gateway.stages.receive import receive
 from gateway.stages.relay import relay
 from gateway.stages.rescue import rescue
@@ -35,11 +39,14 @@ INFERENCE: tuple[Stage, ...] = (
     rescue,  # above all that may raise, below observe so that the record has the final status
     authenticate,  # before the body: strangers may not make us read it                       401 503
     receive,  # before the limits: they may be per model                                      400 408 413 415
+    own,  # before offers: what it refers to must be the caller's, and decides where it goes  404
     admit,  # before money: what can be refused without asking costs no round trip           403 404
     reserve,  # before routing: the hold covers the dearest candidate; settles on the way out    402 429
+    defer,  # behind limits: what is ordered now and paid for later is held now                402
     route,  # runs what follows once for each try, while nothing was sent                     503
     attempt,  # one try: an error status becomes an error, so that route can judge it          502 504
-    relay,  # last: the provider's bytes go to the caller's socket                            502 504
+    relay,  # the provider's bytes go to the caller's socket                                  502 504
+    keep,  # last, and in its place: answers that are remembered before they leave            502 503
 )
 
 #: What only a caller with a key may be told.
@@ -50,6 +57,9 @@ MODELS: tuple[Stage, ...] = (*KNOWN_CALLER, list_models)
 
 #: `GET /v1/generations/{id}`: answered from the books, or from what is on its way to them.
 GENERATIONS: tuple[Stage, ...] = (*KNOWN_CALLER, show_generation)
+
+#: `GET /v1/files` and the like: answered from our own books, within the caller's limits.
+LISTS: tuple[Stage, ...] = (*KNOWN_CALLER, reserve, list_objects)
 
 #: What anybody may be told: that there is nothing here.
 OPEN: tuple[Stage, ...] = (observe, rescue)

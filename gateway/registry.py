@@ -18,6 +18,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from hashlib import blake2b
 from importlib import metadata
 from importlib.metadata import EntryPoint
 
@@ -58,6 +59,8 @@ class Provider:
     #: What the adapter relays, and with that, what it translates.
     native: frozenset[Dialect] = frozenset()
     served: frozenset[Dialect] = frozenset()
+    #: What tells its keys apart without giving them away, in the order of `adapters`.
+    fingerprints: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> Adapter:
@@ -101,6 +104,7 @@ class Registry:
                 timeouts=provider.timeouts or settings.upstream.timeouts,
                 models=provider.models,
                 native=native,
+                fingerprints=tuple(map(_fingerprint, _keys_of(provider))),
                 served=native | getattr(configured[0], "translates", frozenset()),
             )
         return cls(providers)
@@ -212,6 +216,13 @@ def _keys_of(provider: ProviderSettings) -> tuple[Secret | None, ...]:
     """All keys, the plain one first; a provider without any has one that is None."""
     first = () if provider.api_key is None else (provider.api_key,)
     return (*first, *provider.api_keys) or (None,)
+
+
+def _fingerprint(secret: Secret | None) -> str:
+    """The same for the same key, for ever: what a key owns is found again by it."""
+    return (
+        "" if secret is None else blake2b(secret.reveal().encode(), digest_size=8, person=b"provider key").hexdigest()
+    )
 
 
 def _configured(

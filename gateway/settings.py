@@ -24,6 +24,8 @@ Plane = Literal["all", "data", "control"]
 Strategy = Literal["priority", "least_outstanding", "latency", "cost", "throughput"]
 #: What an offer may be said not to do; `routing/needs.py` says how a request shows that it needs it.
 Capability = Literal["tools", "vision", "audio", "json_schema", "streaming"]
+#: What providers keep for callers.
+ObjectKind = Literal["file", "upload", "batch", "response", "conversation", "vector_store", "container"]
 #: How a token may be signed: with a key pair, so that nobody who can check one can make one.
 Algorithm = Literal["ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "EdDSA"]
 #: A shorter pepper could be found by trying.
@@ -207,6 +209,52 @@ class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retries: Retries = Retries()
     breaker: Breaker = Breaker()
     holdback: Holdback = Holdback()
+
+
+class Objects(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What providers keep for callers: files, batches, stored responses and the like."""
+
+    #: What can be made. Providers charge for vector stores and containers by the day, which nobody is billed here.
+    kinds: tuple[ObjectKind, ...] = ("file", "upload", "batch", "response", "conversation")
+    #: Where files and other objects are made that name no model. Empty: the default provider, else the first one that
+    #: keeps any. A caller may ask for another in the header `x-gateway-provider`.
+    provider: str = ""
+    #: Beginnings of paths below /v1 that are passed on without being understood, at no cost: `/fine_tuning`.
+    relay: tuple[str, ...] = ()
+    #: How many owners each worker keeps at hand.
+    cache_size: Positive = 100_000
+    #: How long it is remembered whose a response is.
+    response_days: Positive = 30
+
+
+class Batches(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Work that is paid for when the provider has done it: batches, and responses in the background."""
+
+    #: How often a provider is asked whether it is done, at first, and at most.
+    poll_s: Seconds = 20.0
+    poll_most_s: Seconds = 600.0
+    #: What a batch costs where no price of batches is known, in thousandths of the plain price.
+    price_permille: Annotated[int, Meta(gt=0, le=10_000)] = 500
+    #: Held for each request of a batch that sets no bound.
+    output_tokens: Positive = 1024
+    #: The largest file of requests.
+    file_bytes_max: Positive = 256 * 1024 * 1024
+
+
+class Realtime(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Conversations over a WebSocket."""
+
+    enabled: bool = True
+    #: Held for the next response of a session.
+    input_tokens: Positive = 4096
+    output_tokens: Positive = 4096
+    #: The largest message, either way.
+    message_bytes_max: Positive = 16 * 1024 * 1024
+    #: A session in which nobody says anything, and any session, ends after this.
+    idle_s: Seconds = 600.0
+    total_s: Seconds = 3600.0
+    #: Let callers have keys of the provider's, which then nobody meters.
+    ephemeral_keys: bool = False
 
 
 class Control(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -459,6 +507,9 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     money: Money = Money()
     upstream: Upstream = Upstream()
     routing: Routing = Routing()
+    objects: Objects = Objects()
+    batches: Batches = Batches()
+    realtime: Realtime = Realtime()
     control: Control = Control()
     identity: Identity = Identity()
     #: By a name of one's own, which stands in addresses such as /auth/login/NAME.

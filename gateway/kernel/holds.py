@@ -116,6 +116,15 @@ class Holds:
         """End it at no cost; the record is kept for the usage log."""
         self._end(hold, None, 0, encode_record(record))
 
+    def leave(self, hold: Hold, *, lease_ms: int) -> None:
+        """Let it go on without the request: another end of the same id will come, at the latest that of its lease."""
+        self._open.pop(hold, None)
+        try:
+            sent = self._ledger.renew(hold.scopes.partition, [Renewal(hold.request_id)], lease_ms=lease_ms)
+        except StoreUnavailable:
+            return
+        asyncio.ensure_future(sent).add_done_callback(lambda done: done.cancelled() or done.exception())
+
     def abandon(self, hold: Hold) -> None:
         """Give back what an admission may have taken whose answer was not heard. Its lease would do so, later."""
         self._end(hold, None, 0, b"")

@@ -123,7 +123,8 @@ def pack_limits(
 ) -> bytes:
     """One flat array: the overdraft, and then for the account, the key and the model
     `concurrency or -1 (-2: takes no slot), number of buckets, (bucket number, limit, capacity) of each, number of
-    budgets, (window 1-4, limit nanos, 1 if hard else 0) of each`. Flat, because each table costs the script an allocation.
+    budgets, (window 1-4, limit nanos, 1 if hard else 0) of each`. Flat, because each table costs the script an
+    allocation.
 
     Buckets are in the order of `BUCKETS`; budgets in rising order, so that notices come in the order in which they
     are earned.

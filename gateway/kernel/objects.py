@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import asyncpg
 import msgspec
 
 from gateway.errors import GatewayError, StoreUnavailable, UpstreamMalformed
@@ -184,14 +185,17 @@ class Objects:
             self._keep(owned)
             self._tell_redis(owned)
 
-    def note(self, owned: Owned) -> None:
-        """Remember an object without waiting for anything."""
+    def note(self, owned: Owned, *, charge: Charge | None = None) -> None:
+        """Remember an object without waiting for anything. Of two with one id, the first is believed."""
+        known = self._known.get(owned.id)
+        if known is not None and known.account_id != owned.account_id:
+            return
         self._keep(owned)
-        self._tell_redis(owned)
+        self._tell_redis(owned, first=True)
         if len(self._notes) >= NOTES_MAX:
             self.lost += 1
             return
-        self._notes.append(_row(owned, None, None))
+        self._notes.append(_row(owned, None, charge))
         self._noted.set()
 
     async def describe(self, owned: Owned, document: bytes) -> None:
@@ -231,7 +235,13 @@ class Objects:
         while self._notes:
             batch = self._notes[:BATCH_MAX]
             # Of one id in a statement PostgreSQL takes one row.
-            await self._database.execute(queries["remember"], _json(list({row["id"]: row for row in batch}.values())))
+            rows = list({row["id"]: row for row in batch}.values())
+            try:
+                await self._database.execute(queries["remember"], _json(rows))
+            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+                # Not what any other note should wait for.
+                self.lost += len(batch)
+                log.error("%d objects can't be written down: %s", len(batch), error)  # noqa: TRY400  the text says it
             del self._notes[: len(batch)]
         self._noted.clear()
 
@@ -249,11 +259,12 @@ class Objects:
         while len(self._known) > self._cache_size:
             self._known.popitem(last=False)
 
-    def _tell_redis(self, owned: Owned) -> None:
+    def _tell_redis(self, owned: Owned, *, first: bool = False) -> None:
+        """`first`: unless it has one of that id."""
         for_s = REDIS_S
         if owned.expires_s is not None:
             for_s = max(1, min(for_s, int(owned.expires_s - self._clock.now())))
-        sent = self._send("SET", _key(owned.id), _encode(owned), "EX", for_s)
+        sent = self._send("SET", _key(owned.id), _encode(owned), "EX", for_s, *(("NX",) if first else ()))
         if sent is not None:
             # Nobody waits for it; PostgreSQL has it, or will.
             asyncio.ensure_future(sent).add_done_callback(lambda done: done.cancelled() or done.exception())

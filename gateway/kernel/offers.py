@@ -93,6 +93,14 @@ class OfferTable:
             self._remembered[model] = found
         return found
 
+    def served(self, provider: str, upstream_model: str) -> Offer | None:
+        """The offer behind a name that a provider knows a model by, where a caller can only use that one."""
+        for name in (upstream_model, *self._exact):
+            for offer in self.find(name):
+                if offer.provider == provider and offer.upstream_model == upstream_model:
+                    return offer
+        return None
+
     def is_listed(self, model: str) -> bool:
         """Whether the configuration names exactly this, so that no part of it is a wish."""
         return model in self._exact or model in self._aliases

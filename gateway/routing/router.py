@@ -15,6 +15,7 @@ from gateway.routing.health import Health
 from gateway.routing.holdback import Holdback
 from gateway.routing.lessons import Lessons
 from gateway.routing.menu import Menus
+from gateway.routing.pinned import FreeMenus
 from gateway.settings import Settings
 from gateway.wire.dialects import Dialect
 
@@ -30,6 +31,8 @@ class Router:
     """The parts of routing in one worker."""
 
     menus: Menus
+    #: Of requests about objects alone.
+    free: FreeMenus
     health: Health
     budget: RetryBudget
     lessons: Lessons
@@ -62,6 +65,7 @@ class Router:
         for provider, count in keys.items():
             health.know(provider, keys=count)
         return cls(
+            free=FreeMenus(health),
             menus=Menus(find=offers.find, dialects=dialects, models=settings.models, health=health),
             health=health,
             budget=RetryBudget(

@@ -65,6 +65,12 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     assert downstream is not None
     provider = deps.providers[x.offer.provider]
     head = response.head
+    operation = x.operation
+    if (operation is not None and operation.verb != "relay") or x.call.peek.background:
+        content_type = head.header(b"content-type") or b""
+        if head.status < 300 and not content_type.startswith(b"text/event-stream"):
+            await call_next(x)
+            return
     if head.status == 304:
         _begin(x, head, downstream, rewritten=False)
         downstream.end()
@@ -171,6 +177,7 @@ class _Pipe:
         "_gathered_bytes",
         "_holdback",
         "_inflate",
+        "_learn",
         "_loop",
         "_native",
         "_pace",
@@ -211,6 +218,8 @@ class _Pipe:
         self._feed = x.tap.feed if native else self._feed_translated
         self._native = native
         self._write = downstream.write
+        #: Shown the beginning of the answer.
+        self._learn = None if x.learn is None else x.learn()
         #: What waits for the end; None once the head is out.
         self._gathered: list[bytes] | None = []
         self._gathered_bytes = 0
@@ -236,6 +245,8 @@ class _Pipe:
         out = self._feed(chunk)
         if not out:
             return
+        if self._learn is not None and self._learn(out):
+            self._learn = None
         x = self._x
         if x.first_byte_s is None:
             x.first_byte_s = self._clock.monotonic()

@@ -22,7 +22,7 @@ import msgspec
 from gateway.errors import BadRequest
 from gateway.wire.usage import Usage, parse_usage, read_report
 
-Kind = Literal["file", "upload", "batch", "response", "conversation", "vector_store", "container"]
+Kind = Literal["file", "upload", "batch", "response", "conversation", "vector_store", "container", "other"]
 KINDS: Final[tuple[Kind, ...]] = (
     "file",
     "upload",
@@ -100,6 +100,14 @@ class ObjectPath(msgspec.Struct, frozen=True):
     path: bytes
     #: A name from a closed list, for metrics and logs.
     label: str
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """What a request does. `ids` are those of its path; the first is the one it is about."""
+
+    kind: Kind
+    verb: Verb
+    ids: tuple[str, ...] = ()
 
 
 def object_path(path: bytes) -> ObjectPath | None:

@@ -1,0 +1,159 @@
+"""Charges for work that a provider does after the request for it has ended: batches, and responses in the background.
+
+Rules:
+- Money is held when the work is ordered, under the request id that the charge will have. That id is written down with
+  the object, so whoever sees the work done, and however often, charges once: the ledger and the books know a request
+  by its id.
+- Of several who see it at once, the one who locks the object's row charges. A crash between the charge and the note
+  that it was made repeats the charge, to no effect.
+- The hold's lease is long, and extended whenever the provider was asked. A hold that is gone is no charge that is
+  lost: what was done is charged all the same.
+- A batch is priced as a batch: at its own price where one is known, else at the plain one times a setting. Its tokens
+  come as one sum, so prices that rise with the length of a request are not applied to them.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from gateway.exchange import Offer
+from gateway.infra.clock import Clock
+from gateway.kernel.money import Nanos, Price, cost_nanos
+from gateway.kernel.objects import Deferred, Due
+from gateway.kernel.offers import OfferTable
+from gateway.kernel.record import UsageRecord, encode_record
+from gateway.kernel.verbs import Ended, Renewal, Scopes, Verbs
+from gateway.wire.usage import Usage
+
+log = logging.getLogger(__name__)
+
+#: How long a hold for deferred work lives without being heard of: longer than any poller is away.
+LEASE_MS: Final = 26 * 3600 * 1000
+#: The service tier that batches are priced as.
+BATCH: Final = "batch"
+
+_ROUTES: Final = {"batch": "/v1/batches", "response": "/v1/responses"}
+_DIALECTS: Final = {"batch": "openai.other", "response": "openai.responses"}
+
+
+class Charging:
+    """Ends what is due."""
+
+    def __init__(
+        self,
+        deferred: Deferred,
+        ledger: Verbs,
+        *,
+        offers: Callable[[], OfferTable],
+        clock: Clock,
+        batch_permille: int,
+    ) -> None:
+        """`offers` gives the table that holds at the moment; `batch_permille` prices batches of unknown price."""
+        self.deferred = deferred
+        self._ledger = ledger
+        self._offers = offers
+        self._clock = clock
+        self._batch_permille = batch_permille
+
+    async def end(self, object_id: str, usage: Usage | None) -> Due | None:
+        """Charge for what was used, or end the hold where nothing was; None if somebody has done so already.
+
+        Raises:
+            StoreUnavailable: it may be done or not; it is still due.
+        """
+
+        async def settle(due: Due) -> str:
+            return await self._settle(due, usage)
+
+        return await self.deferred.end(object_id, settle)
+
+    async def give_up(self, object_id: str) -> None:
+        """Nobody will ever know what was used: the object is gone."""
+
+        async def void(due: Due) -> str:
+            await self._ledger.void(due.charge_id, self._scopes(due), record=b"")
+            return "lost"
+
+        due = await self.deferred.end(object_id, void)
+        if due is not None:
+            log.error("the cost of %s %s at %s will never be known", due.kind, due.id, due.provider)
+
+    async def extend(self, due: Due) -> None:
+        """Keep the hold for another while."""
+        scopes = self._scopes(due)
+        await self._ledger.renew(scopes.partition, [Renewal(due.charge_id)], lease_ms=LEASE_MS)
+
+    def estimate(self, offer: Offer, *, input_tokens: int, output_tokens: int) -> Nanos:
+        """What a batch of these sizes costs at most."""
+        usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        return self._cost(usage, offer, batch=True)
+
+    async def _settle(self, due: Due, usage: Usage | None) -> str:
+        scopes = self._scopes(due)
+        offer = self._offers().served(due.provider, due.upstream_model)
+        cost = 0
+        if usage is not None:
+            if offer is None:
+                # Its price is gone from the configuration: what was held is what was agreed to.
+                log.error("%s %s has no price any more: charging what was held", due.kind, due.id)
+                cost = due.hold_nanos
+            else:
+                cost = self._cost(usage, offer, batch=due.kind == "batch")
+        record = self._record(due, usage, cost, None if offer is None else offer.price)
+        if usage is None:
+            await self._ledger.void(due.charge_id, scopes, record=encode_record(record))
+            return "void"
+        tokens = usage.input_tokens + usage.output_tokens
+        answer = await self._ledger.settle(
+            due.charge_id, scopes, cost_nanos=cost, tokens=tokens, record=encode_record(record)
+        )
+        if isinstance(answer, Ended):
+            log.warning("request %s for %s had ended already, by %s", due.charge_id, due.id, answer.verb)
+        return "settled"
+
+    def _cost(self, usage: Usage, offer: Offer, *, batch: bool) -> Nanos:
+        if offer.free or offer.price is None:
+            return 0
+        if not batch:
+            return cost_nanos(usage, offer.price)
+        price = _flat(offer.price)
+        if BATCH not in price.service_prices and BATCH not in price.service_permille:
+            price = msgspec.structs.replace(
+                price, service_permille={**price.service_permille, BATCH: self._batch_permille}
+            )
+        return cost_nanos(msgspec.structs.replace(usage, service_tier=BATCH), price)
+
+    def _scopes(self, due: Due) -> Scopes:
+        # Limits are in the hold.
+        return self._ledger.scopes(account_id=due.account_id, key_id=due.key_id, limits=b"")
+
+    def _record(self, due: Due, usage: Usage | None, cost: Nanos, price: Price | None) -> UsageRecord:
+        now_ms = int(self._clock.now() * 1000)
+        started_ms = int(due.created_s * 1000)
+        record = UsageRecord(
+            request_id=due.charge_id,
+            account_id=due.account_id,
+            key_id=due.key_id,
+            cost_nanos=cost,
+            hold_nanos=due.hold_nanos,
+            model=due.model,
+            provider=due.provider,
+            upstream_model=due.upstream_model,
+            dialect=_DIALECTS.get(due.kind, "openai.other"),
+            route=_ROUTES.get(due.kind, "/v1/*"),
+            status=200,
+            started_ms=started_ms,
+            latency_ms=max(0, now_ms - started_ms),
+            tags={"object": due.id},
+        )
+        if usage is None:
+            return record
+        return record.with_usage(usage, price or Price(), cost_nanos=cost)
+
+
+def _flat(price: Price) -> Price:
+    """The same without tiers by length."""
+    services = {name: msgspec.structs.replace(each, tiers=()) for name, each in price.service_prices.items()}
+    return msgspec.structs.replace(price, tiers=(), service_prices=services)

@@ -1,0 +1,142 @@
+"""What is charged later is held now: a batch is ordered by this request and paid for when it is done.
+
+The file of its requests is read first, all of it: it says which model they name and the most that they can use, and
+nothing else does. A batch whose model has no price, or that the account can't pay, is never made.
+"""
+
+from collections.abc import Awaitable
+from typing import Final
+
+import msgspec
+
+from gateway.deps import Deps, Handler
+from gateway.errors import BadRequest, UnknownModel, Unpriced, UpstreamError
+from gateway.exchange import Call, Exchange, Offer
+from gateway.kernel.admission import refusal_of, take
+from gateway.kernel.charging import LEASE_MS
+from gateway.kernel.holds import Hold
+from gateway.kernel.limits import detach_limits
+from gateway.kernel.objects import Charge
+from gateway.kernel.verbs import Admitted
+from gateway.wire.dialects import Dialect
+from gateway.wire.objects import BatchInput
+from gateway.wire.peek import Peek
+
+#: Bytes to a token of a batch's file, which is mostly JSON around text.
+_BYTES_PER_TOKEN: Final = 3
+#: The header of the request that a batch is read with.
+_NO_PEEK: Final = Peek()
+
+
+class _Order(msgspec.Struct, frozen=True):
+    input_file_id: str = ""
+
+
+_read_order = msgspec.json.Decoder(_Order).decode
+
+
+def defer(x: Exchange, *, deps: Deps, call_next: Handler) -> Awaitable[None]:
+    """Set `x.charge` where something is charged later.
+
+    Raises:
+        BadRequest: the file can't be read, or holds no requests.
+        UnknownModel, Unpriced: what it names may not be called.
+        InsufficientCredit: it can't be paid.
+    """
+    operation = x.operation
+    if operation is None or operation.kind != "batch" or operation.verb != "create":
+        return call_next(x)
+    return _order(x, deps, call_next)
+
+
+async def _order(x: Exchange, deps: Deps, call_next: Handler) -> None:
+    assert x.call is not None
+    assert x.principal is not None
+    try:
+        file_id = _read_order(x.call.body).input_file_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequest("The request body must be a JSON object with an `input_file_id`.") from None
+    if not file_id:
+        raise BadRequest("You must provide an `input_file_id`.", param="input_file_id")
+    lines = await _read_lines(x, deps, file_id)
+    offer = _offer(x, deps, lines.model)
+    amount = deps.charging.estimate(
+        offer, input_tokens=lines.input_bytes // _BYTES_PER_TOKEN, output_tokens=lines.output_tokens
+    )
+    charge_id = deps.new_id()
+    principal = x.principal
+    scopes = deps.ledger.scopes(
+        account_id=principal.account_id, key_id=principal.key_id, limits=detach_limits(principal.limits)
+    )
+    hold = Hold(charge_id, scopes, amount)
+    admission = await take(
+        hold, 0, principal, ledger=deps.ledger, holds=deps.holds, loader=deps.loader, lease_ms=LEASE_MS
+    )
+    if not isinstance(admission, Admitted):
+        raise refusal_of(admission, now_s=deps.clock.now())
+    x.charge = Charge(
+        charge_id=charge_id,
+        model=offer.model,
+        upstream_model=offer.upstream_model,
+        hold_nanos=amount,
+        poll_s=deps.clock.now() + deps.settings.batches.poll_s,
+    )
+    try:
+        await call_next(x)
+    finally:
+        if not x.ordered:
+            # It was never made.
+            deps.holds.abandon(hold)
+
+
+async def _read_lines(x: Exchange, deps: Deps, file_id: str) -> BatchInput:
+    """Read the file of requests where it lives."""
+    assert x.call is not None
+    assert x.pin is not None
+    name, key = x.pin
+    provider = deps.providers[name]
+    call = Call(
+        id=x.id,
+        dialect=Dialect.OPENAI_OTHER,
+        method="GET",
+        path=b"/files/" + file_id.encode() + b"/content",
+        query=b"",
+        headers=[],
+        body=b"",
+        peek=_NO_PEEK,
+        model="",
+    )
+    offer = Offer(model="", provider=name, upstream_model="", free=True)
+    lines = BatchInput(output_tokens=deps.settings.batches.output_tokens)
+    most = deps.settings.batches.file_bytes_max
+    size_bytes = 0
+    try:
+        response = await deps.client.send(provider.adapters[key].prepare(call, offer), timeouts=provider.timeouts)
+        try:
+            if response.head.status != 200:
+                raise BadRequest("The batch's file can't be read back from its provider.", param="input_file_id")
+            async for chunk in response:
+                size_bytes += len(chunk)
+                if size_bytes > most:
+                    raise BadRequest(f"The batch's file is larger than {most} bytes.", param="input_file_id")
+                lines.feed(chunk)
+        finally:
+            response.close()
+    except UpstreamError as error:
+        error.detail = f"reading the file of a batch: {error.detail or error.message}"
+        raise
+    lines.end()
+    if not lines.count:
+        raise BadRequest("The batch's file holds no requests.", param="input_file_id")
+    return lines
+
+
+def _offer(x: Exchange, deps: Deps, upstream_model: str) -> Offer:
+    """The offer of the model that the file names, as its provider knows it."""
+    assert x.pin is not None
+    offer = deps.offers.served(x.pin[0], upstream_model)
+    if offer is None:
+        raise UnknownModel(upstream_model)
+    if offer.price is None and not offer.free:
+        raise Unpriced
+    return offer

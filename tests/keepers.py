@@ -1,0 +1,169 @@
+"""A provider that keeps things: files, batches, stored responses, conversations. Runs on `ScriptedUpstream`.
+
+    keeper = Keeper()
+    async with ScriptedUpstream(keeper.serve) as upstream: ...
+
+It knows one caller, whoever holds its key: whoever asks for an id gets it, and lists list everything. Which key asked
+is in `keeper.asked`. A batch and a response in the background are done when the test says so (`finish`).
+"""
+
+import asyncio
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tests.upstreams import Peer, ReceivedRequest, answer
+
+_PART = re.compile(rb'name="([^"]*)"(?:; filename="([^"]*)")?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n')
+
+
+class Keeper:
+    """What it keeps, by id."""
+
+    def __init__(self, *, model: str = "m", prefix: str = "") -> None:
+        self.model = model
+        self._prefix = prefix
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.contents: dict[str, bytes] = {}
+        #: (method, path, authorization) of each request.
+        self.asked: list[tuple[str, str, str]] = []
+        self.requests: list[ReceivedRequest] = []
+        self._numbers = itertools.count(1)
+        #: Set to let a stream of a response go on after its first event.
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    def id(self, prefix: str) -> str:
+        return f"{prefix}{self._prefix}{next(self._numbers):04d}"
+
+    async def serve(self, peer: Peer) -> None:
+        while True:
+            request = await peer.receive()
+            self.requests.append(request)
+            path = request.target.decode().partition("?")[0].removeprefix("/v1")
+            authorization = (request.header(b"authorization") or b"").decode()
+            self.asked.append((request.method.decode(), path, authorization))
+            for piece in self._answer(request, path):
+                if piece is None:
+                    await self.go_on.wait()
+                else:
+                    await peer.send(piece)
+
+    def finish(self, object_id: str, *, status: str = "completed", usage: dict[str, Any] | None = None) -> None:
+        """A batch or a response is done."""
+        found = self.objects[object_id]
+        found["status"] = status
+        if usage is not None:
+            found["usage"] = usage
+        if found["object"] == "batch" and status == "completed":
+            output = self._add(
+                "file-", {"object": "file", "bytes": 2, "filename": "out.jsonl", "purpose": "batch_output"}
+            )
+            self.contents[output["id"]] = b"{}"
+            found["output_file_id"] = output["id"]
+
+    def _add(self, prefix: str, members: dict[str, Any]) -> dict[str, Any]:
+        made = {"id": self.id(prefix), "created_at": 1_760_000_000, **members}
+        self.objects[made["id"]] = made
+        return made
+
+    def _answer(self, request: ReceivedRequest, path: str) -> Iterator[bytes | None]:
+        method = request.method.decode()
+        _, kind, *rest = path.split("/")
+        if method == "POST" and kind == "responses" and not rest:
+            yield from self._respond(msgspec.json.decode(request.body))
+        elif not rest:
+            yield _json(self._collection(method, kind, request))
+        elif rest[0] not in self.objects:
+            yield _json({"error": {"message": "No such object", "type": "invalid_request_error"}}, status=404)
+        elif rest[1:] == ["content"]:
+            yield answer(self.contents[rest[0]], headers=[(b"content-type", b"application/octet-stream")])
+        else:
+            yield _json(self._one(method, rest))
+
+    def _collection(self, method: str, kind: str, request: ReceivedRequest) -> dict[str, Any]:
+        if method == "GET":
+            return {"object": "list", "data": list(self.objects.values()), "has_more": False}
+        if kind == "files":
+            return self._upload(request.body)
+        body = msgspec.json.decode(request.body)
+        if kind == "batches":
+            members = {
+                "object": "batch",
+                "status": "validating",
+                "endpoint": body["endpoint"],
+                "completion_window": "24h",
+            }
+            return self._add("batch_", members | {"input_file_id": body["input_file_id"]})
+        return self._add("conv_", {"object": "conversation", "metadata": {}})
+
+    def _upload(self, body: bytes) -> dict[str, Any]:
+        fields: dict[str, bytes] = {}
+        name = ""
+        boundary = body.partition(b"\r\n")[0]
+        for part in body.split(boundary)[1:-1]:
+            found = _PART.search(part)
+            assert found is not None
+            fields[found[1].decode()] = part[found.end() : -2]
+            name = (found[2] or b"").decode() or name
+        made = self._add(
+            "file-",
+            {
+                "object": "file",
+                "bytes": len(fields["file"]),
+                "filename": name,
+                "purpose": fields["purpose"].decode(),
+                "status": "processed",
+            },
+        )
+        self.contents[made["id"]] = fields["file"]
+        return made
+
+    def _one(self, method: str, rest: list[str]) -> dict[str, Any]:
+        found = self.objects[rest[0]]
+        if method == "DELETE":
+            del self.objects[rest[0]]
+            kind = found["object"]
+            return {"id": rest[0], "object": f"{kind}.deleted" if kind != "file" else kind, "deleted": True}
+        if rest[1:] == ["cancel"]:
+            found["status"] = "cancelled"
+        return found
+
+    def _respond(self, body: dict[str, Any]) -> Iterator[bytes | None]:
+        background = body.get("background", False)
+        members: dict[str, Any] = {
+            "object": "response",
+            "status": "queued" if background else "completed",
+            "background": background,
+            "model": body["model"],
+            "output": [],
+            "usage": None if background else {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+        }
+        made = self._add("resp_", members)
+        if not body.get("stream"):
+            yield _json(made)
+            return
+        created = {"type": "response.created", "sequence_number": 0, "response": made | {"status": "in_progress"}}
+        done = {"type": "response.completed", "sequence_number": 1, "response": made | {"status": "completed"}}
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        yield head + _chunk(_event(created))
+        yield None
+        yield _chunk(_event(done)) + b"0\r\n\r\n"
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (document["type"].encode(), msgspec.json.encode(document))
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _json(document: dict[str, Any], *, status: int = 200) -> bytes:
+    return answer(msgspec.json.encode(document), status=status, headers=[(b"content-type", b"application/json")])
