@@ -29,7 +29,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     auth_scheme: str = "Bearer"
     headers: dict[str, str] = {}
     dialects: frozenset[Dialect] = frozenset(
-        {Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS, Dialect.OPENAI_EMBEDDINGS, Dialect.OPENAI_OTHER}
+        {
+            Dialect.OPENAI_CHAT,
+            Dialect.OPENAI_COMPLETIONS,
+            Dialect.OPENAI_EMBEDDINGS,
+            Dialect.OPENAI_IMAGES,
+            Dialect.OPENAI_IMAGE_EDITS,
+            Dialect.OPENAI_SPEECH,
+            Dialect.OPENAI_TRANSCRIPTIONS,
+            Dialect.OPENAI_MODERATIONS,
+            Dialect.RERANK,
+            Dialect.OPENAI_OTHER,
+        }
     )
     stream_usage: StreamUsage = "inject"
     drop: tuple[str, ...] = ()

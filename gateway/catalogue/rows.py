@@ -39,6 +39,7 @@ _CATALOGUE_IDS: Final = {
     "gemini": "google",
     "moonshot": "moonshotai",
     "vertex": "google",
+    "voyage": "voyageai",
     "xai": "x-ai",
 }
 _FREE_ADAPTER: Final = "echo"

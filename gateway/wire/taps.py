@@ -91,6 +91,7 @@ class _Meta(msgspec.Struct, frozen=True, gc=False):
 
 class _Ranks(msgspec.Struct, frozen=True, gc=False):
     meta: _Meta = _Meta()
+    usage: _Billed | None = None
 
 
 #: Their streams need no end that is known here: one that ends cleanly is whole.
@@ -292,9 +293,10 @@ class RanksTap(JSONTap):
         if self.errored or self._tail:
             return usage
         try:
-            billed = _decode_ranks(self._fold()).meta.billed_units
+            ranks = _decode_ranks(self._fold())
         except _UNREADABLE:
             return usage
+        billed = ranks.meta.billed_units or ranks.usage
         if billed is None or not billed.search_units:
             return usage
         return msgspec.structs.replace(
