@@ -92,6 +92,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     lacks: tuple[str, ...] = ()
     #: What it takes in; None where nobody knows.
     context_tokens: int | None = None
+    #: The longest answer that it gives; None where nobody said.
+    output_tokens_max: int | None = None
     #: Where the model has timeouts of its own.
     timeouts: "Timeouts | None" = None
     #: False where the provider is known to refuse a stream that is asked for its usage.

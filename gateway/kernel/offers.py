@@ -142,6 +142,7 @@ class OfferTable:
             tags=at.tags,
             lacks=tuple(dict.fromkeys((*at.lacks, *row.lacks))),
             context_tokens=row.context_tokens,
+            output_tokens_max=row.max_output_tokens,
             timeouts=_laid_over(at.timeouts or self._timeouts, row.timeouts),
         )
 

@@ -37,6 +37,7 @@ class Dialect(StrEnum):
     RERANK = "rerank"
     OPENAI_OTHER = "openai.other"
     ANTHROPIC_MESSAGES = "anthropic.messages"
+    ANTHROPIC_COUNT_TOKENS = "anthropic.count_tokens"
     GEMINI_GENERATE = "gemini.generate"
     GEMINI_COUNT_TOKENS = "gemini.count_tokens"
     GEMINI_EMBED = "gemini.embed"
@@ -57,6 +58,7 @@ PATHS: dict[bytes, Dialect] = {
     b"/moderations": Dialect.OPENAI_MODERATIONS,
     b"/rerank": Dialect.RERANK,
     b"/messages": Dialect.ANTHROPIC_MESSAGES,
+    b"/messages/count_tokens": Dialect.ANTHROPIC_COUNT_TOKENS,
 }
 
 #: Paid for by what is not only tokens: pictures, seconds, characters, searches. `wire/units.py` counts them.
@@ -71,11 +73,13 @@ UNIT_DIALECTS = frozenset(
     }
 )
 #: May be called without a price: they cost nothing unless a price says otherwise.
-FREE_DIALECTS = frozenset({Dialect.OPENAI_MODERATIONS})
+FREE_DIALECTS = frozenset({Dialect.OPENAI_MODERATIONS, Dialect.ANTHROPIC_COUNT_TOKENS})
 
 #: Their streams close with `data: [DONE]`.
 DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
 
+#: Anthropic's: their errors have its shape.
+ANTHROPIC_DIALECTS = frozenset({Dialect.ANTHROPIC_MESSAGES, Dialect.ANTHROPIC_COUNT_TOKENS})
 #: Google's: their errors have its shape, and their clients take no comments in a stream.
 GEMINI_DIALECTS = frozenset({Dialect.GEMINI_GENERATE, Dialect.GEMINI_COUNT_TOKENS, Dialect.GEMINI_EMBED})
 #: What stands after the model's name and a colon in a path of Google's.
@@ -133,7 +137,7 @@ def dialect_of(path: bytes) -> Dialect:
 
 def error_status(dialect: Dialect, status: int) -> int:
     """The status that says `status` in this dialect: Anthropic's overload is 529, Google has no 402."""
-    if dialect is Dialect.ANTHROPIC_MESSAGES:
+    if dialect in ANTHROPIC_DIALECTS:
         return _ANTHROPIC_STATUS.get(status, status)
     if dialect in GEMINI_DIALECTS:
         return _GEMINI_STATUS.get(status, status)
@@ -183,7 +187,7 @@ def error_event(
         return b"event: error\ndata: " + _encode(body) + b"\n\n"
     plain = {"message": message, "type": type, "param": param, "code": code}
     event = _encode(_error_object(dialect, status, plain, request_id))
-    if dialect is Dialect.ANTHROPIC_MESSAGES:
+    if dialect in ANTHROPIC_DIALECTS:
         return b"event: error\ndata: " + event + b"\n\n"
     frame = b"data: " + event + b"\n\n"
     return frame + DONE if dialect in DONE_DIALECTS else frame
@@ -192,7 +196,7 @@ def error_event(
 def _error_object(dialect: Dialect, status: int, plain: dict[str, str | None], request_id: str) -> dict[str, object]:
     """`plain`, OpenAI's error object, as the dialect has it."""
     status = error_status(dialect, status)
-    if dialect is Dialect.ANTHROPIC_MESSAGES:
+    if dialect in ANTHROPIC_DIALECTS:
         kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
         body: dict[str, object] = {"type": "error", "error": {"type": kind, "message": plain["message"]}}
         if request_id:
