@@ -21,7 +21,7 @@ from gateway.wire.dialects import Dialect
 __all__ = ["BRIDGES", "Bridge", "Opened", "reach"]
 
 #: One for each dialect.
-_ALL: tuple[Bridge, ...] = (Messages(), Responses())
+_ALL: tuple[Bridge, ...] = (Completions(), Messages(), Responses())
 
 #: By the dialect that callers speak.
 BRIDGES: dict[Dialect, Bridge] = {bridge.dialect: bridge for bridge in _ALL}
