@@ -59,10 +59,12 @@ class ControlPlane(Starlette):
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """As long as it serves: what goes on in the background, closed before the stores are."""
+        self.parts.tasks.spawn(self.parts.mail.deliver_forever(), name="mail")
         try:
             yield
         finally:
             await self.parts.tasks.close()
+            await self.parts.client.aclose()
 
     def claims(self, path: str) -> bool:
         """Whether a path that begins like an inference one is answered here."""

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
+import httpx2
+
+from gateway.control.issuers import Issuers
+from gateway.control.mail import Mail
+from gateway.control.passwords import Passwords
 from gateway.control.session import Sessions
+from gateway.control.throttle import Throttle
 from gateway.deps import Deps
 from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database
@@ -12,6 +18,9 @@ from gateway.infra.redis import Redis
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.key_store import load_pepper
 from gateway.settings import Settings
+
+CLIENT_TIMEOUT_S: Final = 5.0
+CLIENT_CONNECTIONS_MAX: Final = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,12 +39,24 @@ class Parts:
     #: Work that outlives its request.
     tasks: TaskGroup
     sessions: Sessions
+    passwords: Passwords
+    throttle: Throttle
+    issuers: Issuers
+    mail: Mail
+    #: For everything outside: issuers, payment providers, webhooks. Follows no redirects.
+    client: httpx2.AsyncClient
     new_id: Callable[[], str]
 
     @classmethod
     def of(cls, settings: Settings, deps: Deps, *, database: Database, redis: Redis) -> Self:
         """The parts that go with the data plane's."""
         pepper = load_pepper(settings)
+        client = httpx2.AsyncClient(
+            timeout=CLIENT_TIMEOUT_S,
+            follow_redirects=False,
+            trust_env=False,
+            limits=httpx2.Limits(max_connections=CLIENT_CONNECTIONS_MAX, max_keepalive_connections=4),
+        )
         return cls(
             settings=settings,
             clock=deps.clock,
@@ -45,5 +66,10 @@ class Parts:
             deps=deps,
             tasks=TaskGroup(),
             sessions=Sessions(database, pepper=pepper, clock=deps.clock, url=settings.control.url),
+            passwords=Passwords(at_once=settings.identity.hashes_at_once),
+            throttle=Throttle(redis),
+            issuers=Issuers(settings.issuers, client=client, clock=deps.clock),
+            mail=Mail(settings.mail, development=settings.server.development, clock=deps.clock),
+            client=client,
             new_id=deps.new_id,
         )

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gateway.control.accounts import auth
 from gateway.control.route import Route
 
-ROUTES: Final[tuple[Route, ...]] = ()
+ROUTES: Final[tuple[Route, ...]] = (*auth.ROUTES,)
