@@ -14,6 +14,7 @@ Whether a bridge is needed is `stages/attempt.py`'s to find out. A dialect that 
 
 from gateway.bridges.bridge import Bridge, Opened
 from gateway.bridges.completions import Completions
+from gateway.bridges.gemini import Gemini
 from gateway.bridges.messages import Messages
 from gateway.bridges.responses import Responses
 from gateway.wire.dialects import Dialect
@@ -21,7 +22,7 @@ from gateway.wire.dialects import Dialect
 __all__ = ["BRIDGES", "Bridge", "Opened", "reach"]
 
 #: One for each dialect.
-_ALL: tuple[Bridge, ...] = (Completions(), Messages(), Responses())
+_ALL: tuple[Bridge, ...] = (Completions(), Gemini(), Messages(), Responses())
 
 #: By the dialect that callers speak.
 BRIDGES: dict[Dialect, Bridge] = {bridge.dialect: bridge for bridge in _ALL}

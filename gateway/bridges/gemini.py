@@ -1,0 +1,297 @@
+"""Google's `generateContent`, for providers that speak chat completions.
+
+The request is in `gemini_request.py`. Here: the answer, plain or streamed.
+
+Rules:
+- A stream has nothing in it but `data: {json}` and blank lines: Google's clients choke on everything else. A caller
+  who asks for a stream without `alt=sse` gets what Google gives: an array of the same objects.
+- A call to a function is written when its arguments are whole, and in the order in which the calls were begun.
+- The usage stands in the last object, with the finish reason.
+- Thoughts are told to callers who ask for them (`includeThoughts`), and to no others.
+
+Source: https://ai.google.dev/api/generate-content, as the official SDK reads it.
+"""
+
+import urllib.parse
+from typing import Any, Final
+
+import msgspec
+
+from gateway.api import ResponseHead, Tap
+from gateway.bridges.bridge import Opened
+from gateway.bridges.calls import CallNumbers, JSONEnd, TooManyCalls
+from gateway.bridges.gemini_request import chat_of_gemini, includes_thoughts
+from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, ToolCall, calls_of, delta_of, encode
+from gateway.bridges.taps import BodyTap, StreamTap, Unwritable
+from gateway.exchange import Call
+from gateway.wire.dialects import JSON_TYPE, SSE_TYPE, Dialect
+from gateway.wire.estimate import estimate_input_tokens
+from gateway.wire.usage import Usage
+
+#: Characters of arguments that wait to be whole.
+WAITING_CHARS_MAX: Final = 4 * 1024 * 1024
+
+_FINISHES: Final = {"length": "MAX_TOKENS", "model_length": "MAX_TOKENS", "content_filter": "SAFETY"}
+_STOP: Final = "STOP"
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_any = msgspec.json.Decoder().decode
+
+Parts = list[dict[str, object]]
+
+
+class Gemini:
+    """From Google's `generateContent` to the hub and back."""
+
+    dialect = Dialect.GEMINI_GENERATE
+
+    def open(self, call: Call) -> Opened:
+        return chat_of_gemini(call)
+
+    def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
+        input_tokens = estimate_input_tokens(call.body)
+        thoughts = b"houghts" in call.body and includes_thoughts(call)
+        if not call.peek.stream:
+            return BodyTap(inner, _Body(call.id, model=call.model, thoughts=thoughts), input_tokens=input_tokens)
+        events = urllib.parse.parse_qs(call.query.decode("latin-1")).get("alt") == ["sse"]
+        writer = GeminiStream(call.id, model=call.model, thoughts=thoughts, events=events)
+        return StreamTap(inner, writer, input_tokens=input_tokens, content_type=SSE_TYPE if events else JSON_TYPE)
+
+
+class _Waiting:
+    """A call whose arguments are on their way."""
+
+    __slots__ = ("arguments", "end", "id", "name")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+        self.end = JSONEnd()
+
+
+class _Candidate:
+    """What is to be remembered of one candidate until its end."""
+
+    __slots__ = ("calls", "finish", "numbers", "written")
+
+    def __init__(self) -> None:
+        self.finish = ""
+        self.numbers = CallNumbers()
+        #: Calls that are not written yet, in order, and how many were.
+        self.calls: list[_Waiting] = []
+        self.written = 0
+
+
+class GeminiStream:
+    """Writes a stream of answers in pieces."""
+
+    __slots__ = ("_candidates", "_events", "_first", "_id", "_model", "_tail", "_text", "_thoughts", "_waiting_chars")
+
+    def __init__(self, id_: str, *, model: str, thoughts: bool, events: bool) -> None:
+        """`id_` and `model` are used where the provider names none; `events` is False for an array."""
+        self._id = id_
+        self._model = model
+        self._thoughts = thoughts
+        self._events = events
+        self._first = True
+        #: What every object ends with.
+        self._tail = b""
+        #: What an object that is nothing but text of the first candidate begins with.
+        self._text = b'{"candidates":[{"content":{"parts":[{"text":'
+        self._candidates: dict[int, _Candidate] = {}
+        self._waiting_chars = 0
+
+    def write(self, chunk: Chunk) -> bytes:
+        choices = chunk.choices
+        if not choices:
+            return b""
+        if not self._tail:
+            facts = encode({"modelVersion": chunk.model or self._model, "responseId": chunk.id or self._id})
+            self._tail = b"," + facts[1:]
+        out = b""
+        for choice in choices:
+            delta = delta_of(choice)
+            text = delta.content
+            if text and not (choice.index or delta.tool_calls or choice.finish_reason or choice.logprobs):
+                out += self._put_parts_of_text(delta, text)
+                continue
+            out += self._put(choice, delta)
+        return out
+
+    def end(self, usage: Usage) -> bytes:
+        out = b""
+        if not self._tail:
+            out += self.write(Chunk(choices=[Choice()]))
+        candidates: list[dict[str, object]] = []
+        for index, candidate in sorted(self._candidates.items()) or [(0, _Candidate())]:
+            parts = [_function_call(call) for call in candidate.calls]
+            content = {"content": {"parts": parts, "role": "model"}} if parts else {}
+            candidates.append({**content, "finishReason": _finish(candidate.finish), "index": index})
+        last = encode({"candidates": candidates, "usageMetadata": usage_metadata(usage)})
+        out += self._frame(last[:-1] + self._tail)
+        return out if self._events else out + b"]"
+
+    def _put_parts_of_text(self, delta: Delta, text: str) -> bytes:
+        """The usual: a piece of text of the only candidate."""
+        self._candidates.setdefault(0, _Candidate())
+        thought = self._thought(delta)
+        if thought or delta.refusal:
+            return self._object([*thought, {"text": text}, *_texts(delta.refusal)], 0)
+        return self._frame(b'%b%b}],"role":"model"},"index":0}]%b' % (self._text, encode(text), self._tail))
+
+    def _put(self, choice: Choice, delta: Delta) -> bytes:
+        candidate = self._candidates.setdefault(choice.index, _Candidate())
+        parts: Parts = [*self._thought(delta), *_texts(delta.content), *_texts(delta.refusal)]
+        for call in calls_of(delta):
+            self._take(candidate, call)
+        while candidate.calls and candidate.calls[0].end.whole and candidate.calls[0].name:
+            call_ = candidate.calls.pop(0)
+            candidate.written += 1
+            self._waiting_chars -= sum(map(len, call_.arguments))
+            parts.append(_function_call(call_))
+        if choice.finish_reason:
+            candidate.finish = "content_filter" if delta.refusal else choice.finish_reason
+        logprobs = logprobs_result(choice.logprobs)
+        return self._object(parts, choice.index, logprobs) if parts or logprobs else b""
+
+    def _take(self, candidate: _Candidate, call: ToolCall) -> None:
+        try:
+            number = candidate.numbers.find(call) - candidate.written
+        except TooManyCalls:
+            raise Unwritable("more calls than can be counted") from None
+        function = call.function
+        arguments = (function.arguments or "") if function is not None else ""
+        if number < 0:
+            if arguments.strip():
+                raise Unwritable("a call goes on after its arguments were whole")
+            return
+        while number >= len(candidate.calls):
+            candidate.calls.append(_Waiting())
+        waiting = candidate.calls[number]
+        waiting.id = waiting.id or call.id or ""
+        if function is not None:
+            waiting.name = waiting.name or function.name or ""
+        if arguments:
+            waiting.arguments.append(arguments)
+            waiting.end.feed(arguments)
+            self._waiting_chars += len(arguments)
+            if self._waiting_chars > WAITING_CHARS_MAX:
+                raise Unwritable("longer arguments than can be kept")
+
+    def _thought(self, delta: Delta) -> Parts:
+        text = delta.reasoning_content or delta.reasoning
+        return [{"text": text, "thought": True}] if text and self._thoughts else []
+
+    def _object(self, parts: Parts, index: int, logprobs: dict[str, object] | None = None) -> bytes:
+        candidate: dict[str, object] = {"content": {"parts": parts, "role": "model"}, "index": index}
+        if logprobs is not None:
+            candidate["logprobsResult"] = logprobs
+        return self._frame(encode({"candidates": [candidate]})[:-1] + self._tail)
+
+    def _frame(self, data: bytes) -> bytes:
+        if self._events:
+            return b"data: %b\n\n" % data
+        lead = b"[" if self._first else b",\r\n"
+        self._first = False
+        return lead + data
+
+
+class _Body:
+    """Writes one answer as a whole."""
+
+    def __init__(self, id_: str, *, model: str, thoughts: bool) -> None:
+        self._id = id_
+        self._model = model
+        self._thoughts = thoughts
+
+    def __call__(self, completion: Chunk, usage: Usage) -> bytes:
+        candidates: list[dict[str, object]] = []
+        for choice in completion.choices or ():
+            delta = delta_of(choice)
+            parts: Parts = []
+            if self._thoughts and (thought := delta.reasoning_content or delta.reasoning):
+                parts.append({"text": thought, "thought": True})
+            parts += [*_texts(delta.content), *_texts(delta.refusal)]
+            for call in calls_of(delta):
+                waiting = _Waiting()
+                waiting.id = call.id or ""
+                if call.function is not None:
+                    waiting.name = call.function.name or ""
+                    waiting.arguments.append(call.function.arguments or "")
+                parts.append(_function_call(waiting))
+            candidate: dict[str, object] = {
+                "content": {"parts": parts, "role": "model"},
+                "finishReason": _finish("content_filter" if delta.refusal else choice.finish_reason or ""),
+                "index": choice.index,
+            }
+            if (logprobs := logprobs_result(choice.logprobs)) is not None:
+                candidate["logprobsResult"] = logprobs
+            candidates.append(candidate)
+        return encode(
+            {
+                "candidates": candidates,
+                "usageMetadata": usage_metadata(usage),
+                "modelVersion": completion.model or self._model,
+                "responseId": completion.id or self._id,
+            }
+        )
+
+
+def usage_metadata(usage: Usage) -> dict[str, object]:
+    """Usage as Google counts it: thoughts are beside the candidates."""
+    counts: dict[str, object] = {
+        "promptTokenCount": usage.input_tokens,
+        "candidatesTokenCount": usage.output_tokens - usage.output_reasoning_tokens,
+        "totalTokenCount": usage.input_tokens + usage.output_tokens,
+    }
+    if usage.input_cached_tokens:
+        counts["cachedContentTokenCount"] = usage.input_cached_tokens
+    if usage.output_reasoning_tokens:
+        counts["thoughtsTokenCount"] = usage.output_reasoning_tokens
+    return counts
+
+
+def logprobs_result(raw: msgspec.Raw) -> dict[str, object] | None:
+    """Log probabilities as Google has them."""
+    if not raw:
+        return None
+    try:
+        logprobs: Any = _decode_any(raw)  # Any: JSON
+    except UNREADABLE:
+        return None
+    places = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(places, list) or not all(isinstance(place, dict) for place in places):
+        return None
+    return {
+        "chosenCandidates": [_probability(place) for place in places],
+        "topCandidates": [
+            {"candidates": [_probability(top) for top in place.get("top_logprobs") or () if isinstance(top, dict)]}
+            for place in places
+        ],
+    }
+
+
+def _probability(token: dict[str, Any]) -> dict[str, object]:  # Any: JSON
+    return {"token": token.get("token"), "logProbability": token.get("logprob")}
+
+
+def _texts(text: str | None) -> Parts:
+    return [{"text": text}] if text else []
+
+
+def _finish(reason: str) -> str:
+    return _FINISHES.get(reason, _STOP)
+
+
+def _function_call(call: _Waiting) -> dict[str, object]:
+    """A call, its arguments as the object they are; those that are none, because they were cut, as text."""
+    text = "".join(call.arguments)
+    arguments: object = msgspec.Raw(text.encode())
+    try:
+        _decode_object(text.encode())
+    except (*UNREADABLE, UnicodeEncodeError):
+        arguments = {"_raw": text} if text.strip() else {}
+    function: dict[str, object] = {"name": call.name, "args": arguments}
+    if call.id:
+        function["id"] = call.id
+    return {"functionCall": function}
