@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.errors import BadRequest, ConfigError
+from gateway.errors import BadRequest, ConfigError, UpstreamCredentials
 from gateway.exchange import Call, Headers, Offer
 from gateway.secret import Secret
 from gateway.wire.dialects import Dialect
@@ -255,6 +255,28 @@ class Lifecycle(Protocol):
     async def stop(self) -> None: ...
 
 
+@runtime_checkable
+class Renewing(Protocol):
+    """For an adapter whose credential runs out: a token to fetch again and again. Optional.
+
+    It stays as free of IO as the rest: the gateway asks, in each worker, before the first request and then in time
+    before the credential runs out, one asking at a time. Where that fails, it is tried again soon; until it works
+    `prepare` raises `UpstreamCredentials`.
+    """
+
+    def renewal(self, now_s: float) -> UpstreamRequest | None:
+        """The request for a new credential; None where this one does not run out. `now_s` is since 1970."""
+        ...
+
+    def renewed(self, head: ResponseHead, body: bytes) -> float:
+        """Take the answer, whatever its status. Returns seconds until the next renewal makes sense.
+
+        Raises:
+            UpstreamCredentials: it is no credential; `detail` says why, without a secret.
+        """
+        ...
+
+
 class KnownProvider(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that an adapter knows by name: its table in a file need not say which adapter and where."""
 
@@ -265,6 +287,8 @@ class KnownProvider(msgspec.Struct, frozen=True, kw_only=True):
     #: Setting it to the provider's key turns the provider on without any table; empty where nothing does.
     variable: str
     base_url: str
+    #: Further variables that some set for it; asked for in this order, after the first.
+    other_variables: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -301,6 +325,7 @@ __all__ = [
     "PassTap",
     "Peek",
     "ProviderConfig",
+    "Renewing",
     "ResponseHead",
     "SSETap",
     "Secret",
@@ -308,6 +333,7 @@ __all__ = [
     "Tap",
     "Translator",
     "Upload",
+    "UpstreamCredentials",
     "UpstreamRequest",
     "Usage",
     "normalise",

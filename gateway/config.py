@@ -276,14 +276,19 @@ class _Source:
             if provider is not None and isinstance(self.table.get("providers", name), Table):
                 self._known_provider(name, provider)
                 given = any(self.table.get("providers", name, key) is not None for key in ("api_key", "api_keys"))
-                if self._environ.get(provider.variable) and not given:
-                    self._set_key(name, provider)
-                    self.notes.append(f"provider {name} takes its key from {provider.variable}")
+                variable = self._variable_of(provider)
+                if variable and not given:
+                    self._set_key(name, variable)
+                    self.notes.append(f"provider {name} takes its key from {variable}")
         for name, provider in known.items():
-            if wanted and name not in named and self._environ.get(provider.variable):
+            if wanted and name not in named and (variable := self._variable_of(provider)):
                 self._known_provider(name, provider)
-                self._set_key(name, provider)
-                self.notes.append(f"provider {name} is enabled by {provider.variable}")
+                self._set_key(name, variable)
+                self.notes.append(f"provider {name} is enabled by {variable}")
+
+    def _variable_of(self, known: KnownProvider) -> str:
+        """The first of its variables that is set; empty where none is."""
+        return next((name for name in (known.variable, *known.other_variables) if self._environ.get(name)), "")
 
     def _known_provider(self, name: str, known: KnownProvider) -> None:
         origin = Origin("environment", known.variable)
@@ -292,9 +297,9 @@ class _Source:
         if isinstance(adapter, Given) and adapter.value == known.adapter:
             self._default(("providers", name, "base_url"), known.base_url, origin)
 
-    def _set_key(self, name: str, known: KnownProvider) -> None:
-        key = self._environ[known.variable]
-        self.table.put(("providers", name, "api_key"), Given(key, Origin("environment", known.variable)))
+    def _set_key(self, name: str, variable: str) -> None:
+        key = self._environ[variable]
+        self.table.put(("providers", name, "api_key"), Given(key, Origin("environment", variable)))
 
     def _default(self, path: tuple[str, ...], value: str, origin: Origin) -> None:
         if self.table.get(*path) is None:

@@ -15,7 +15,7 @@ No adapter is called here on behalf of a request.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -126,6 +126,10 @@ class Registry:
     async def stop(self) -> None:
         """Stop what was started, last first; one that fails to does not keep the others from it."""
         await self._running.aclose()
+
+    def adapters(self) -> Iterator[tuple[str, Adapter]]:
+        """Every instance, with its provider's name."""
+        return ((provider.name, adapter) for provider in self.providers.values() for adapter in provider.adapters)
 
     def __repr__(self) -> str:
         return f"<Registry [{', '.join(f'{p.name}: {p.adapter.ID}' for p in self.providers.values())}]>"

@@ -40,7 +40,13 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     if not native:
         call = _translated(x, provider)
     x.spoken = call
-    request = adapter.prepare(call, x.offer)
+    try:
+        request = adapter.prepare(call, x.offer)
+    except UpstreamError as error:
+        # Its credential is not here yet, or no more.
+        x.attempts.append((provider.name, error.error_type))
+        deps.telemetry.count_attempt(provider.name, error.error_type)
+        raise
     if request.dropped:
         x.dropped += request.dropped
     response: UpstreamResponse | None = None

@@ -1,0 +1,85 @@
+"""Credentials that run out, fetched again in time for the adapters that have such.
+
+Rules:
+- One asking at a time for each adapter, and one task that does it, so that two can't race.
+- The first is awaited before the worker takes requests, but not for longer than `FIRST_WAIT_S`: a provider whose
+  token server is away must not keep the others from being served.
+- A failed asking is tried again after `RETRY_S`, then at growing distances up to `RETRY_S_MAX`. The log names the
+  provider and what went wrong, never the request or the answer.
+
+It goes out as any other request does: same proxies, same trusted certificates, same bounds.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from gateway.api import Renewing, UpstreamRequest
+from gateway.errors import GatewayError
+from gateway.infra.clock import Clock
+from gateway.infra.tasks import TaskGroup
+from gateway.settings import Timeouts
+from gateway.upstream.client import UpstreamClient
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_S: Final = 5.0
+RETRY_S: Final = 1.0
+RETRY_S_MAX: Final = 60.0
+#: Never sooner, whatever the answer says.
+RENEW_S_MIN: Final = 1.0
+#: A token and what comes with it.
+ANSWER_BYTES_MAX: Final = 64 * 1024
+_TIMEOUTS: Final = Timeouts(connect_s=5.0, first_byte_s=10.0, idle_s=10.0, total_s=15.0)
+
+
+class Renewals:
+    """Keeps the credentials of some adapters good."""
+
+    def __init__(self, client: UpstreamClient, *, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._tasks = TaskGroup()
+
+    async def start(self, adapters: Iterable[tuple[str, object]]) -> None:
+        """Begin to renew for those of the adapters that want it, each with its provider's name."""
+        firsts: list[asyncio.Event] = []
+        for name, adapter in adapters:
+            if isinstance(adapter, Renewing):
+                first = asyncio.Event()
+                firsts.append(first)
+                self._tasks.spawn(self._renew_forever(name, adapter, first), name=f"renew the credential of {name}")
+        if not firsts:
+            return
+        try:
+            async with asyncio.timeout(FIRST_WAIT_S):
+                for first in firsts:
+                    await first.wait()
+        except TimeoutError:
+            log.warning("a provider's credential is not here yet; requests are taken without it")
+
+    async def stop(self) -> None:
+        await self._tasks.close()
+
+    async def _renew_forever(self, name: str, adapter: Renewing, first: asyncio.Event) -> None:
+        retry_s = RETRY_S
+        while (request := adapter.renewal(self._clock.now())) is not None:
+            try:
+                pause_s = max(await self._renew(adapter, request), RENEW_S_MIN)
+                retry_s = RETRY_S
+            except GatewayError as error:
+                log.warning("provider %s has no new credential: %s", name, error.detail or error.message)
+                pause_s, retry_s = retry_s, min(retry_s * 2, RETRY_S_MAX)
+            # Also where it failed: waiting longer would not help the start.
+            first.set()
+            await asyncio.sleep(pause_s)
+        first.set()
+
+    async def _renew(self, adapter: Renewing, request: UpstreamRequest) -> float:
+        response = await self._client.send(request, timeouts=_TIMEOUTS)
+        try:
+            body = await response.read(ANSWER_BYTES_MAX)
+        finally:
+            response.close()
+        return adapter.renewed(response.head, body)
