@@ -83,21 +83,29 @@ def created_s(head: ResponseHead) -> int:
 def usage_object(usage: Usage) -> dict[str, object]:
     """A report as OpenAI writes it: all parts are inside their totals."""
     written = usage.input_cache_write_tokens + usage.input_cache_write_1h_tokens
+    into = {"cached_tokens": usage.input_cached_tokens, "cache_write_tokens": written}
+    out = {"reasoning_tokens": usage.output_reasoning_tokens}
+    if usage.input_audio_tokens:
+        into["audio_tokens"] = usage.input_audio_tokens
+    if usage.output_audio_tokens:
+        out["audio_tokens"] = usage.output_audio_tokens
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.input_cached_tokens, "cache_write_tokens": written},
-        "completion_tokens_details": {"reasoning_tokens": usage.output_reasoning_tokens},
+        "prompt_tokens_details": into,
+        "completion_tokens_details": out,
     }
 
 
 class ChunkWriter:
     """Writes the events of one stream. The usual one, a piece of text, is a template with the text in it."""
 
-    __slots__ = ("_asked", "_before", "_between", "_finish", "_model", "_tail")
+    __slots__ = ("_asked", "_before", "_between", "_finish", "_index", "_model", "_tail")
 
-    def __init__(self, *, answer_id: str, created: int, model: str, usage: bool) -> None:
+    def __init__(self, *, answer_id: str, created: int, model: str, usage: bool, index: int = 0) -> None:
+        #: Which of several answers it is.
+        self._index = index
         self._asked = usage
         self._before = b""
         self._model = _encode(model)
@@ -109,8 +117,8 @@ class ChunkWriter:
     def name(self, answer_id: str, created: int) -> None:
         """What the answer is called, where the stream says so itself."""
         self._before = (
-            b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[{"index":0,"delta":'
-        ) % (_encode(answer_id), created, self._model)
+            b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[{"index":%d,"delta":'
+        ) % (_encode(answer_id), created, self._model, self._index)
 
     def delta(self, delta: bytes) -> bytes:
         """A chunk with this JSON as its delta."""
