@@ -53,6 +53,7 @@ from gateway.kernel.request_id import RequestIds
 from gateway.kernel.settler import CHANNEL as SETTLED
 from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
+from gateway.poller import Poller
 from gateway.registry import Registry
 from gateway.routing.router import Router
 from gateway.settings import Plan, Settings
@@ -166,10 +167,18 @@ def create_app(
     return DataPlane(v1, routes, control=control, lifespan=lifespan)
 
 
-async def keep_books(settings: Settings, stores: Stores, link: Link, stopping: asyncio.Event) -> None:
+async def keep_books(
+    settings: Settings,
+    stores: Stores,
+    link: Link,
+    stopping: asyncio.Event,
+    *,
+    proxies: Mapping[str, str] | None = None,
+) -> None:
     """The ledger's work in the background, in a process of its own, so that it takes no time from those that serve.
 
-    Any number of these may run, on any number of hosts: one of them does the work.
+    Any number of these may run, on any number of hosts: one of them does the work, but for asking providers what has
+    become of batches, which all share.
     """
     metrics = MetricsRegistry(incarnation=link.name, series_max=settings.metrics.series_max)
     telemetry = Telemetry(metrics, version=__version__)
@@ -186,15 +195,38 @@ async def keep_books(settings: Settings, stores: Stores, link: Link, stopping: a
         await _connect(redis, tasks)
         tasks.spawn(_push_metrics(link, metrics), name="metrics")
         books.start()
+        registry = Registry.load(settings)
+        client = UpstreamClient(settings.upstream, proxies=proxies)
+        stack.push_async_callback(client.close)
+        await registry.start()
+        stack.push_async_callback(registry.stop)
         link.report_ready()
         await stopping.wait()
         link.push(metrics.snapshot())
 
+        poller = poller_of(settings, registry, client, database, redis)
+        tasks.spawn(poller.poll_forever(), name="poll providers")
 
 def _control(settings: Settings, stores: Stores, deps: Deps, redis: Redis) -> ControlPlane:
     database = Database(
         stores.database_dsn,
         pool_size=settings.control.pool_size,
+def poller_of(
+    settings: Settings, registry: Registry, client: UpstreamClient, database: Database, redis: Redis
+) -> Poller:
+    """What asks the providers of a started registry."""
+    clock = SystemClock()
+    pricer = Pricer(settings, Catalogue.open(Path(settings.server.data_dir)))
+    charging = Charging(
+        Deferred(database),
+        Ledger(redis),
+        offers=lambda: _offers(settings, registry, pricer, clock),
+        clock=clock,
+        batch_permille=settings.batches.price_permille,
+    )
+    return Poller(charging, providers=registry.providers, client=client, clock=clock, settings=settings.batches)
+
+
         timeout_s=settings.control.timeout_s,
         application="gateway control",
     )

@@ -119,6 +119,14 @@ class UnknownObject(CallerError):
         super().__init__(f"There is no object `{shown}`, or it is not yours." if shown else None)
 
 
+class StillRunning(CallerError):
+    """This is still being worked on; cancel it first."""
+
+    error_type = "caller_conflict"
+    status = 409
+    code = "still_running"
+
+
 class ClosedEndpoint(CallerError):
     """This endpoint is not open here; the gateway's operator decides which are."""
 

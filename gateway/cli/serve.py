@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         app_factory=partial(create_app, proxies=proxy_variables()),
         bootstrap=welcome.prepare,
         announce=welcome.announce,
-        service=keep_books,
+        service=partial(keep_books, proxies=proxy_variables()),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.deps import Deps, Handler
-from gateway.errors import BadRequest, UnknownModel, Unpriced, UpstreamError
+from gateway.errors import BadRequest, StillRunning, UnknownModel, Unpriced, UpstreamError
 from gateway.exchange import Call, Exchange, Offer
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.charging import LEASE_MS
@@ -18,13 +18,15 @@ from gateway.kernel.holds import Hold
 from gateway.kernel.limits import detach_limits
 from gateway.kernel.objects import Charge
 from gateway.kernel.verbs import Admitted
+from gateway.upstream.response import UpstreamResponse
 from gateway.wire.dialects import Dialect
-from gateway.wire.objects import BatchInput
+from gateway.wire.objects import BatchInput, read_document
 from gateway.wire.peek import Peek
 
 #: Bytes to a token of a batch's file, which is mostly JSON around text.
 _BYTES_PER_TOKEN: Final = 3
-#: The header of the request that a batch is read with.
+#: A response, with all that was said.
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 _NO_PEEK: Final = Peek()
 
 
@@ -44,9 +46,30 @@ def defer(x: Exchange, *, deps: Deps, call_next: Handler) -> Awaitable[None]:
         InsufficientCredit: it can't be paid.
     """
     operation = x.operation
-    if operation is None or operation.kind != "batch" or operation.verb != "create":
+    if operation is None:
         return call_next(x)
-    return _order(x, deps, call_next)
+    if operation.verb == "create" and operation.kind == "batch":
+        return _order(x, deps, call_next)
+    if operation.verb == "delete" and x.owned is not None and x.owned.pending:
+        return _delete(x, deps, call_next)
+    return call_next(x)
+
+
+async def _delete(x: Exchange, deps: Deps, call_next: Handler) -> None:
+    """What is deleted can't be asked for its usage any more, so it is asked before."""
+    assert x.owned is not None
+    assert x.call is not None
+    response = await _get(x, deps, x.call.path)
+    try:
+        document = read_document(await response.read(ANSWER_BYTES_MAX)) if response.head.status == 200 else None
+    finally:
+        response.close()
+    if document is not None:
+        if not document.ended:
+            raise StillRunning
+        await deps.charging.end(x.owned.id, document.counted())
+        deps.objects.settled(x.owned)
+    await call_next(x)
 
 
 async def _order(x: Exchange, deps: Deps, call_next: Handler) -> None:
@@ -91,27 +114,11 @@ async def _order(x: Exchange, deps: Deps, call_next: Handler) -> None:
 
 async def _read_lines(x: Exchange, deps: Deps, file_id: str) -> BatchInput:
     """Read the file of requests where it lives."""
-    assert x.call is not None
-    assert x.pin is not None
-    name, key = x.pin
-    provider = deps.providers[name]
-    call = Call(
-        id=x.id,
-        dialect=Dialect.OPENAI_OTHER,
-        method="GET",
-        path=b"/files/" + file_id.encode() + b"/content",
-        query=b"",
-        headers=[],
-        body=b"",
-        peek=_NO_PEEK,
-        model="",
-    )
-    offer = Offer(model="", provider=name, upstream_model="", free=True)
     lines = BatchInput(output_tokens=deps.settings.batches.output_tokens)
     most = deps.settings.batches.file_bytes_max
     size_bytes = 0
     try:
-        response = await deps.client.send(provider.adapters[key].prepare(call, offer), timeouts=provider.timeouts)
+        response = await _get(x, deps, b"/files/" + file_id.encode() + b"/content")
         try:
             if response.head.status != 200:
                 raise BadRequest("The batch's file can't be read back from its provider.", param="input_file_id")
@@ -129,6 +136,26 @@ async def _read_lines(x: Exchange, deps: Deps, file_id: str) -> BatchInput:
     if not lines.count:
         raise BadRequest("The batch's file holds no requests.", param="input_file_id")
     return lines
+
+
+async def _get(x: Exchange, deps: Deps, path: bytes) -> UpstreamResponse:
+    """Ask for something where the request's objects live."""
+    assert x.pin is not None
+    name, key = x.pin
+    provider = deps.providers[name]
+    call = Call(
+        id=x.id,
+        dialect=Dialect.OPENAI_OTHER,
+        method="GET",
+        path=path,
+        query=b"",
+        headers=[],
+        body=b"",
+        peek=_NO_PEEK,
+        model="",
+    )
+    offer = Offer(model="", provider=name, upstream_model="", free=True)
+    return await deps.client.send(provider.adapters[key].prepare(call, offer), timeouts=provider.timeouts)
 
 
 def _offer(x: Exchange, deps: Deps, upstream_model: str) -> Offer:

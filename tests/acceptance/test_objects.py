@@ -465,3 +465,16 @@ async def test_the_answer_is_byte_for_byte_the_providers(town):
     raw = await client.files.with_raw_response.retrieve(file.id)
 
     assert raw.content == msgspec.json.encode(town.keeper.objects[file.id])
+
+
+async def test_deleting_a_response_does_not_save_its_price(town):
+    client = await town.open()
+    ordered = await client.responses.create(model="m", input="long", background=True)
+
+    early = await refused(client.responses.delete(ordered.id))
+    town.keeper.finish(ordered.id, usage=USAGE)
+    await client.responses.delete(ordered.id)
+
+    assert early.status_code == 409
+    assert await town.spent(town.accounts[0]) == [1000 * 1000 + 500 * 2000]
+    assert ordered.id not in town.keeper.objects

@@ -1,0 +1,157 @@
+"""Work that nobody asks about is charged all the same, once: the poller against a provider's wire and real books."""
+
+import asyncio
+
+import pytest
+
+from gateway.app import poller_of
+from gateway.poller import DENIALS_MAX
+from gateway.registry import Registry
+from gateway.settings import Upstream
+from gateway.upstream.client import UpstreamClient
+from tests.acceptance.test_objects import BATCH_NANOS, LINE, USAGE, batch_of, town
+
+__all__ = ["town"]  # a fixture
+
+OUTPUT = (
+    b'{"custom_id":"a","response":{"status_code":200,"body":{"usage":{"prompt_tokens":600,"completion_tokens":300,'
+    b'"total_tokens":900}}}}\n'
+    b'{"custom_id":"b","response":{"status_code":200,"body":{"usage":{"prompt_tokens":400,"completion_tokens":200,'
+    b'"total_tokens":600}}}}\n'
+    b'{"custom_id":"c","response":null,"error":{"message":"no"}}'
+)
+
+
+class Polling:
+    """A poller for which everything that is pending is due."""
+
+    def __init__(self, town, client: UpstreamClient) -> None:
+        self._town = town
+        self._poller = poller_of(
+            town.gateway.settings, Registry.load(town.gateway.settings), client, town.database, town.redis
+        )
+
+    async def poll(self) -> int:
+        await self._town.database.execute("update objects set poll_at = now() where charge_state = 'pending'")
+        return await self._poller.poll_once()
+
+    async def state(self, object_id: str) -> str:
+        return await self._town.database.fetch_value("select charge_state from objects where id = $1", object_id)
+
+
+@pytest.fixture
+async def polling(town):
+    client = UpstreamClient(Upstream())
+    yield Polling(town, client)
+    await client.close()
+
+
+async def test_a_batch_that_nobody_asks_for_is_charged_once(town, polling):
+    client = await town.open()
+    batch = await batch_of(client)
+    account = town.accounts[0]
+
+    running = [await polling.poll() for _ in range(3)]
+    before = await town.spent(account)
+    town.keeper.finish(batch.id, usage=USAGE)
+    after = [await polling.poll() for _ in range(3)]
+
+    assert running == [1, 1, 1]
+    assert before == []
+    assert after == [1, 0, 0]
+    assert await town.spent(account) == [BATCH_NANOS]
+    assert await town.held(account) == 0
+
+
+async def test_pollers_and_callers_at_once_charge_once(town, polling):
+    client = await town.open()
+    batch = await batch_of(client)
+    town.keeper.finish(batch.id, usage=USAGE)
+    other = UpstreamClient(Upstream())
+    second = Polling(town, other)
+
+    await asyncio.gather(polling.poll(), second.poll(), *(client.batches.retrieve(batch.id) for _ in range(8)))
+    await other.close()
+
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+async def test_a_charge_whose_note_was_lost_is_made_again_to_no_effect(town, polling):
+    client = await town.open()
+    batch = await batch_of(client)
+    town.keeper.finish(batch.id, usage=USAGE)
+    await polling.poll()
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+    # As after a crash between the charge and the commit, once at once and once after Redis has forgotten the request.
+    for forgets in (False, True):
+        await town.database.execute("update objects set charge_state = 'pending' where id = $1", batch.id)
+        if forgets:
+            charge = await town.database.fetch_row(
+                "select charge_id, account_id from objects where id = $1", batch.id
+            )
+            partition = charge["account_id"] % 64
+            await town.redis.execute("DEL", f"{{p{partition}}}:h:{charge['charge_id']}")
+        await polling.poll()
+
+        assert await polling.state(batch.id) == "settled"
+        assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+async def test_a_batch_without_a_sum_is_read_line_by_line(town, polling):
+    client = await town.open()
+    batch = await batch_of(client, LINE * 3)
+    town.keeper.finish(batch.id)
+    town.keeper.contents[town.keeper.objects[batch.id]["output_file_id"]] = OUTPUT
+
+    await polling.poll()
+
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+async def test_a_batch_that_failed_costs_nothing(town, polling):
+    client = await town.open()
+    batch = await batch_of(client)
+    town.keeper.finish(batch.id, status="failed")
+
+    await polling.poll()
+
+    assert await polling.state(batch.id) == "void"
+    assert await town.spent(town.accounts[0]) == []
+    assert await town.held(town.accounts[0]) == 0
+
+
+async def test_a_batch_that_its_provider_denies_is_given_up(town, polling, caplog):
+    client = await town.open()
+    batch = await batch_of(client)
+    del town.keeper.objects[batch.id]
+
+    for _ in range(DENIALS_MAX):
+        await polling.poll()
+
+    assert await polling.state(batch.id) == "lost"
+    assert await town.held(town.accounts[0]) == 0
+    assert "will never be known" in caplog.text
+
+
+async def test_a_response_in_the_background_that_nobody_asks_for_is_charged(town, polling):
+    client = await town.open()
+    ordered = await client.responses.create(model="m", input="long", background=True)
+    deleted = await client.responses.create(model="m", input="long", background=True)
+    town.keeper.finish(ordered.id, usage=USAGE)
+
+    await polling.poll()
+
+    assert await town.spent(town.accounts[0]) == [1000 * 1000 + 500 * 2000]
+    assert await polling.state(deleted.id) == "pending"
+
+
+async def test_redis_away_leaves_the_charge_for_later(town, polling):
+    client = await town.open()
+    batch = await batch_of(client)
+    town.keeper.finish(batch.id, usage=USAGE)
+    await town.redis.close()
+
+    await polling.poll()
+
+    assert await polling.state(batch.id) == "pending"
