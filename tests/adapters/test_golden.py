@@ -92,7 +92,7 @@ class Case:
 def frame(headers: dict[str, str], payload: bytes) -> bytes:
     """A frame of AWS' event streams, all headers text."""
     fields = b"".join(
-        b"%c%b\x07%b%b" % (len(name), name.encode(), len(value).to_bytes(2, "big"), value.encode())
+        b"%c%b\x07%b%b" % (len(name), name.encode(), len(value.encode()).to_bytes(2, "big"), value.encode())
         for name, value in headers.items()
     )
     prelude = (16 + len(fields) + len(payload)).to_bytes(4, "big") + len(fields).to_bytes(4, "big")
