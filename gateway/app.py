@@ -59,6 +59,7 @@ from gateway.routing.router import Router
 from gateway.settings import Plan, Settings
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
+from gateway.upstream.renewal import Renewals
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,9 @@ def create_app(
             stack.push_async_callback(deps.client.close)
             await registry.start()
             stack.push_async_callback(registry.stop)
+            renewals = Renewals(deps.client, clock=clock)
+            stack.push_async_callback(renewals.stop)
+            await renewals.start(registry.adapters())
             stack.push_async_callback(deps.tasks.close)
             if control is not None:
                 await stack.enter_async_context(control.running())
