@@ -126,7 +126,7 @@ class ResponsesTap(StreamTap):
     @property
     def events(self) -> int:
         """Events returned so far, which is the number of the next one."""
-        return self._numbered.output.sequence
+        return self._numbered.output.told
 
 
 class Writer:

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.api import Failure
 from gateway.bridges.hub import UNREADABLE, encode
 from gateway.bridges.responses_request import CUSTOM_INPUT, seal
 from gateway.bridges.taps import Unwritable
@@ -36,6 +37,11 @@ _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 class AnswerTooLong(Unwritable):
     """The answer is longer than this gateway can repeat at the end of a response."""
+
+    def failure(self) -> Failure:
+        # It would be as long from anybody else: nobody is asked again, and nobody is thought the worse of.
+        message = str(self.__doc__)
+        return Failure(blame="caller", message=message, code="answer_too_long", status=502, detail=message)
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,14 +115,16 @@ class Output:
         "_reasoning",
         "_reasoning_name",
         "_room",
+        "_sequence",
         "_service_tier",
         "_wishes",
-        "sequence",
+        "told",
     )
 
     def __init__(self, wishes: Wishes, *, bytes_max: int = ANSWER_BYTES_MAX) -> None:
-        #: The number of the next event.
-        self.sequence = 0
+        #: How many events `taken` has given, which is the number of the next.
+        self.told = 0
+        self._sequence = 0
         self._wishes = wishes
         self._events: list[bytes] = []
         #: By index; None for those that are open.
@@ -143,6 +151,7 @@ class Output:
             return b""
         out = events[0] if len(events) == 1 else b"".join(events)
         events.clear()
+        self.told = self._sequence
         return out
 
     def begin(self, *, model: str, created_s: int) -> None:
@@ -281,13 +290,13 @@ class Output:
 
     def _tell(self, kind: bytes, members: bytes) -> None:
         self._events.append(
-            b'event: %b\ndata: {"type":"%b","sequence_number":%d,%b}\n\n' % (kind, kind, self.sequence, members)
+            b'event: %b\ndata: {"type":"%b","sequence_number":%d,%b}\n\n' % (kind, kind, self._sequence, members)
         )
-        self.sequence += 1
+        self._sequence += 1
 
     def _piece(self, lead: bytes, body: bytes, rest: bytes) -> None:
-        self._events.append(b'%b%b"%b,"sequence_number":%d}\n\n' % (lead, body, rest, self.sequence))
-        self.sequence += 1
+        self._events.append(b'%b%b"%b,"sequence_number":%d}\n\n' % (lead, body, rest, self._sequence))
+        self._sequence += 1
 
     def _keep(self, data: bytes) -> bytes:
         """`data`, if there is room for it.

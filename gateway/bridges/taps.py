@@ -27,6 +27,10 @@ _DONE: Final = b"[DONE]"
 class Unwritable(ValueError):
     """The answer says what the caller's dialect has no way to say."""
 
+    def failure(self) -> Failure:
+        """What the caller is told of it, and whose fault it is: the provider's, as nobody else wrote it."""
+        return malformed(str(self))
+
 
 class StreamWriter(Protocol):
     """Writes one stream in the caller's dialect. What it returns are whole events."""
@@ -116,8 +120,10 @@ class BodyTap(_Bridged):
                 self.failure = malformed("an answer without choices")
             else:
                 return self._write(completion, self._used())
-        except (msgspec.DecodeError, Unwritable) as error:
+        except msgspec.DecodeError as error:
             self.failure = malformed(str(error))
+        except Unwritable as error:
+            self.failure = error.failure()
         return b""
 
     def _gather(self, data: bytes) -> None:
@@ -181,7 +187,11 @@ class StreamTap(_Bridged):
         if self._body is not None:
             return self._gather(data)
         if self._resting and data.endswith(b"\n\n") and b"\r" not in data:
-            blocks = [parse(block + b"\n\n").data for block in data.split(b"\n\n")]
+            usual = b"data: {"
+            blocks = [
+                block[6:] if block.startswith(usual) and block.find(b"\n") < 0 else parse(block + b"\n\n").data
+                for block in data[:-2].split(b"\n\n")
+            ]
             return b"".join([self._event(block) for block in blocks if block])
         if self._resting and data.isspace():
             # Some keep a connection alive with blank lines, even before a plain body.
@@ -209,9 +219,11 @@ class StreamTap(_Bridged):
                 self.failure = failure_in(chunk)
                 return b""
             return self._writer.write(chunk)
-        except (msgspec.DecodeError, Unwritable) as error:
+        except msgspec.DecodeError as error:
             self.failure = malformed(str(error))
-            return b""
+        except Unwritable as error:
+            self.failure = error.failure()
+        return b""
 
     def _end(self) -> bytes:
         if self._ended:
