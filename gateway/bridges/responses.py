@@ -134,8 +134,8 @@ class Writer:
 
     __slots__ = ("_finish_reason", "_logprobs", "_numbers", "output")
 
-    def __init__(self, wishes: Wishes) -> None:
-        self.output = Output(wishes)
+    def __init__(self, wishes: Wishes, *, output: Output | None = None) -> None:
+        self.output = output or Output(wishes)
         self._logprobs = wishes.logprobs
         self._finish_reason: str | None = None
         self._numbers = CallNumbers()
