@@ -195,26 +195,25 @@ async def keep_books(
         stack.push_async_callback(redis.close)
         books = Bookkeeping(database, redis, ledger=Ledger(redis), telemetry=telemetry, clock=SystemClock())
         stack.push_async_callback(books.stop)
-        stack.push_async_callback(tasks.close)
-        await _connect(redis, tasks)
-        tasks.spawn(_push_metrics(link, metrics), name="metrics")
-        books.start()
         registry = Registry.load(settings)
         client = UpstreamClient(settings.upstream, proxies=proxies)
         stack.push_async_callback(client.close)
         await registry.start()
         stack.push_async_callback(registry.stop)
+        renewals = Renewals(client, clock=SystemClock())
+        stack.push_async_callback(renewals.stop)
+        await renewals.start(registry.adapters())
+        stack.push_async_callback(tasks.close)
+        await _connect(redis, tasks)
+        tasks.spawn(_push_metrics(link, metrics), name="metrics")
+        books.start()
+        poller = poller_of(settings, registry, client, database, redis)
+        tasks.spawn(poller.poll_forever(), name="poll providers")
         link.report_ready()
         await stopping.wait()
         link.push(metrics.snapshot())
 
-        poller = poller_of(settings, registry, client, database, redis)
-        tasks.spawn(poller.poll_forever(), name="poll providers")
 
-def _control(settings: Settings, stores: Stores, deps: Deps, redis: Redis) -> ControlPlane:
-    database = Database(
-        stores.database_dsn,
-        pool_size=settings.control.pool_size,
 def poller_of(
     settings: Settings, registry: Registry, client: UpstreamClient, database: Database, redis: Redis
 ) -> Poller:
@@ -231,6 +230,10 @@ def poller_of(
     return Poller(charging, providers=registry.providers, client=client, clock=clock, settings=settings.batches)
 
 
+def _control(settings: Settings, stores: Stores, deps: Deps, redis: Redis) -> ControlPlane:
+    database = Database(
+        stores.database_dsn,
+        pool_size=settings.control.pool_size,
         timeout_s=settings.control.timeout_s,
         application="gateway control",
     )

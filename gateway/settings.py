@@ -51,14 +51,14 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body_bytes_max: Positive = 64 * 1024 * 1024
     #: How long a caller may take to send its request body, between two reads.
     body_timeout_s: Seconds = 60.0
-    keep_alive_s: Seconds = 75.0
-    #: Callers' connections to one worker; one more is told so and closed.
-    connections_max: Positive = 16384
-    #: Proxies whose `x-forwarded-for` is believed, as addresses or networks; whoever else sends one is not.
     #: A form is not held but passed on as it comes, or spooled to a file (up to `body_bytes_max`) where what it is
     #: about stands behind its files. The most that is passed on, and how long all of it may take.
     upload_bytes_max: Positive = 512 * 1024 * 1024
     upload_timeout_s: Seconds = 3600.0
+    keep_alive_s: Seconds = 75.0
+    #: Callers' connections to one worker; one more is told so and closed.
+    connections_max: Positive = 16384
+    #: Proxies whose `x-forwarded-for` is believed, as addresses or networks; whoever else sends one is not.
     trusted_proxies: tuple[str, ...] = ()
     #: Created on first run in development: an account with a key, printed once.
     development: bool = True
@@ -396,6 +396,8 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output_audio_usd_per_mtok: Usd | None = None
     output_reasoning_usd_per_mtok: Usd | None = None
     image_usd: Usd | None = None
+    #: Where pictures have several prices: by quality and size ("hd 1024x1792"), by size, or by quality.
+    images_usd: dict[str, Usd] = {}
     second_usd: Usd | None = None
     character_usd: Usd | None = None
     search_usd: Usd | None = None
@@ -444,8 +446,6 @@ class Plan(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Requests at once, where that is less than the limit per minute.
     burst: Limit | None = None
     #: Requests in flight.
-    #: Where pictures have several prices: by quality and size ("hd 1024x1792"), by size, or by quality.
-    images_usd: dict[str, Usd] = {}
     concurrency: Limit | None = None
 
 

@@ -16,12 +16,13 @@ from gateway.errors import BadRequest
 from gateway.exchange import Call, Exchange
 from gateway.routing.menu import Menu, narrow
 from gateway.routing.needs import needs_of
+from gateway.routing.pinned import pin
 from gateway.routing.preferences import NONE, Preferences, read_preferences, split_suffix
 from gateway.wire.dialects import UNIT_DIALECTS, Dialect
 from gateway.wire.estimate import estimate_input_tokens
 from gateway.wire.peek import peek, rewrite
-
 from gateway.wire.units import units_of
+
 #: These answer with numbers or lists, so that no text is held for; or with what is counted in other units.
 _NO_OUTPUT: Final = UNIT_DIALECTS | {Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED, Dialect.GEMINI_COUNT_TOKENS}
 #: Members of a body that are for the gateway.
@@ -41,6 +42,13 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """
     call = x.call
     assert call is not None
+    if x.operation is not None:
+        # What objects cost is charged with what is done with them.
+        assert x.pin is not None
+        x.menu = deps.router.free.at(x.pin[0], call.model)
+        x.offers = x.menu.offers
+        await call_next(x)
+        return
     peeked = call.peek
     wishes = NONE
     if (
@@ -51,6 +59,8 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.input_tokens = estimate_input_tokens(call.body) if call.body else 0
     x.output_tokens = _output_bound(x, call, deps)
     x.menu = _menu(call, wishes, x.input_tokens + (call.peek.max_output_tokens or 0), deps)
+    if x.pin is not None:
+        x.menu = pin(x.menu, x.pin[0])
     x.offers = x.menu.offers
     await call_next(x)
 

@@ -16,14 +16,15 @@ import msgspec
 from gateway.deps import Deps, Handler
 from gateway.exchange import Exchange, Headers
 from gateway.kernel.admission import refusal_of, take
+from gateway.kernel.charging import LEASE_MS
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.money import Nanos, charged_units, cost_nanos, hold_nanos
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
 from gateway.wire.ratelimit import format_duration
-from gateway.wire.usage import Usage
 from gateway.wire.units import complete, estimate, units_of
+from gateway.wire.usage import Usage
 
 
 async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
@@ -39,6 +40,7 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     amount = max((_worst_case(x, number) for number in range(len(x.offers))), default=0)
     tokens = x.input_tokens + x.output_tokens
     hold = Hold(x.id, scopes, amount)
+    x.hold_nanos = amount
     started = deps.clock.monotonic()
     admission = await take(hold, tokens, principal, ledger=deps.ledger, holds=deps.holds, loader=deps.loader)
     deps.admit_seconds.observe(deps.clock.monotonic() - started)
@@ -91,22 +93,39 @@ class _Settlement:
     def settle(self) -> Nanos:
         """Charge for what was delivered so far, or void the hold if nothing was; once. The cost."""
         if self._cost_nanos is None:
-            self._cost_nanos = self._close("")
+            self._cost_nanos = 0 if self._deferred() else self._close("")
         return self._cost_nanos
 
     def settle_whole(self) -> Nanos:
         """The same from within the attempt that has brought the whole answer, and is not in `x.attempts` yet."""
         if self._cost_nanos is None:
-            self._cost_nanos = self._close("ok")
+            self._cost_nanos = 0 if self._deferred() else self._close("ok")
         return self._cost_nanos
 
     def progress(self) -> tuple[Nanos, int, UsageRecord] | None:
         """What would be charged if nothing more were heard of this request; None while nothing was delivered."""
+        if self._goes_on():
+            # Charged when the provider is done with it, whatever becomes of this process.
+            return None
         usage = self._used()
         if usage is None:
             return None
         cost = self._cost(usage)
         return cost, usage.input_tokens + usage.output_tokens, self._record(usage, cost, "orphaned", "orphaned")
+
+    def _goes_on(self) -> bool:
+        """Whether the provider works on without this request: an answer in the background, whose id is known."""
+        x = self._x
+        if x.owned is None or x.operation is not None or x.call is None or not x.call.peek.background:
+            return False
+        return x.tap is None or x.tap.usage() is None
+
+    def _deferred(self) -> bool:
+        """Leave the hold as it is, where the charge comes later."""
+        if not self._x.deferred and not self._goes_on():
+            return False
+        self._deps.holds.leave(self.hold, lease_ms=LEASE_MS)
+        return True
 
     def _close(self, attempt: str) -> Nanos:
         """`attempt` is the outcome of the one that still runs, if one does."""
@@ -136,9 +155,25 @@ class _Settlement:
         delivered = x.tap.delivered()
         if x.tap.errored and delivered.output_tokens == 0:
             return None
+        if x.units is not None:
+            return estimate(x.target.dialect, self._expected(), delivered)
         if delivered.input_tokens == 0:
             delivered = msgspec.structs.replace(delivered, input_tokens=x.input_tokens)
         return delivered
+
+    def _expected(self) -> Usage:
+        """What a whole answer is worth by the request alone, of which more is known once a form has come by."""
+        x = self._x
+        assert x.units is not None
+        assert x.call is not None
+        if x.form is None:
+            return x.units.usage
+        return units_of(x.call.dialect, b"", x.call.peek, form=x.form).usage
+
+    def _charged(self) -> frozenset[str]:
+        """The units that the price of the offer is made of."""
+        offer = self._x.offer
+        return frozenset() if offer is None or offer.price is None else charged_units(offer.price)
 
     def _cost(self, usage: Usage) -> Nanos:
         offer = self._x.offer
@@ -155,26 +190,10 @@ class _Settlement:
         price = offer.price if offer is not None else None
         attempts = [Attempt(provider, result) for provider, result in x.attempts]
         if attempt and offer is not None:
-        if x.units is not None:
-            return estimate(x.target.dialect, self._expected(), delivered)
             attempts.append(Attempt(offer.provider, attempt))
         return UsageRecord(
             request_id=x.id,
             account_id=x.principal.account_id,
-    def _expected(self) -> Usage:
-        """What a whole answer is worth by the request alone, of which more is known once a form has come by."""
-        x = self._x
-        assert x.units is not None
-        assert x.call is not None
-        if x.form is None:
-            return x.units.usage
-        return units_of(x.call.dialect, b"", x.call.peek, form=x.form).usage
-
-    def _charged(self) -> frozenset[str]:
-        """The units that the price of the offer is made of."""
-        offer = self._x.offer
-        return frozenset() if offer is None or offer.price is None else charged_units(offer.price)
-
             key_id=x.principal.key_id,
             cost_nanos=cost,
             hold_nanos=self.hold.amount_nanos,
@@ -238,6 +257,9 @@ def _outcome(x: Exchange) -> Outcome:
     if x.downstream is not None and x.downstream.is_gone:
         return "caller_gone"
     if x.tap is not None and x.tap.complete:
+        return "ok"
+    if x.tap is None and x.error is None and 200 <= x.status < 400:
+        # Of objects and lists: nothing in them is paid for.
         return "ok"
     return "provider_error" if x.status == 0 or x.status >= 500 or x.tap is not None else "caller_error"
 

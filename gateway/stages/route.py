@@ -25,6 +25,7 @@ from gateway.routing.conversation import conversation_of
 from gateway.routing.course import Course, Failed, Step, begin, end, fail, succeed
 from gateway.routing.lessons import names_our_field
 from gateway.routing.menu import Menu
+from gateway.routing.pinned import key_of
 from gateway.routing.router import Router
 from gateway.routing.verdict import judge
 from gateway.wire.dialects import error_status
@@ -72,7 +73,10 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
     router.budget.begun += 1
     alone = x.menu.alone
     course: Course | None = None
-    if alone is not None and not router.rules.repeats:
+    if x.pin is not None:
+        # What it is about lives there and nowhere else.
+        step = Step(x.menu.own.candidates[0], key_of(x.menu, x.pin[1]))
+    elif alone is not None and not router.rules.repeats:
         # Nothing to choose, and nowhere to go from there.
         step = Step(alone, alone.health.provider.keys[0])
     else:
@@ -165,10 +169,6 @@ def _teaches(x: Exchange, error: UpstreamError, router: Router, now_s: float) ->
     return True
 
 
-def _judged(error: UpstreamError) -> Failed:
-    if isinstance(error, UpstreamCredentials):
-        model_only = error.refused_status == _FORBIDDEN
-        return Failed(verdict=judge(error), retry_after_s=error.back_after_s, model_only=model_only)
 def _is_single(x: Exchange) -> bool:
     """Whether the body can be sent once only: an upload that is passed on as it comes."""
     return x.call is not None and x.call.upload is not None and not x.call.upload.replayable
@@ -179,6 +179,10 @@ def _is_spent(x: Exchange) -> bool:
     return x.call is not None and x.call.upload is not None and x.call.upload.consumed
 
 
+def _judged(error: UpstreamError) -> Failed:
+    if isinstance(error, UpstreamCredentials):
+        model_only = error.refused_status == _FORBIDDEN
+        return Failed(verdict=judge(error), retry_after_s=error.back_after_s, model_only=model_only)
     return Failed(verdict=judge(error), retry_after_s=error.retry_after_s)
 
 

@@ -326,6 +326,7 @@ class SSETap:
         "_complete",
         "_deltas",
         "_dialect",
+        "_ended",
         "_failed",
         "_held",
         "_last",
@@ -372,8 +373,9 @@ class SSETap:
         self._deltas = 0
         self._bytes = 0
         self._usage: Usage | None = None
-        # What Anthropic reported so far.
+        # What Anthropic reported so far, and whether that was at the end.
         self._report: dict[str, object] = {}
+        self._ended = False
         self._failed = False
         self._complete = False
 
@@ -417,7 +419,15 @@ class SSETap:
         return out
 
     def usage(self) -> Usage | None:
-        return self._usage
+        usage = self._usage
+        if usage is None or not self._report or self._ended:
+            return usage
+        # Anthropic says at the start what came in, and only at the end how much went out.
+        if self._deltas == 0 and self.errored:
+            return None
+        delivered = self.delivered()
+        output_tokens = max(usage.output_tokens, delivered.output_tokens)
+        return msgspec.structs.replace(usage, output_tokens=output_tokens, source=delivered.source)
 
     def delivered(self) -> Usage:
         """Output tokens by the number of events and the text in them, as the events that were kept show it."""
@@ -576,6 +586,7 @@ class SSETap:
         report = read_report(raw)
         if report is not None:
             self._report.update((name, value) for name, value in report.items() if value is not None)
+            self._ended = bytes(answer.type) == b'"message_delta"'
             self._usage = normalise(self._report, trust_cost=self._trust_cost) or self._usage
 
     # -- events too long to hold -----------------------------------------------------------------------------
