@@ -14,12 +14,13 @@ Whether a bridge is needed is `stages/attempt.py`'s to find out. A dialect that 
 
 from gateway.bridges.bridge import Bridge, Opened
 from gateway.bridges.completions import Completions
+from gateway.bridges.counting import COUNTERS
 from gateway.bridges.gemini import Gemini
 from gateway.bridges.messages import Messages
 from gateway.bridges.responses import Responses
 from gateway.wire.dialects import Dialect
 
-__all__ = ["BRIDGES", "Bridge", "Opened", "reach"]
+__all__ = ["BRIDGES", "COUNTERS", "Bridge", "Opened", "reach"]
 
 #: One for each dialect.
 _ALL: tuple[Bridge, ...] = (Completions(), Gemini(), Messages(), Responses())
@@ -30,4 +31,4 @@ BRIDGES: dict[Dialect, Bridge] = {bridge.dialect: bridge for bridge in _ALL}
 
 def reach(served: frozenset[Dialect]) -> frozenset[Dialect]:
     """Every dialect that can be served by an adapter that serves these."""
-    return served | BRIDGES.keys() if Dialect.OPENAI_CHAT in served else served
+    return served | BRIDGES.keys() | COUNTERS.keys() if Dialect.OPENAI_CHAT in served else served

@@ -18,13 +18,13 @@ from gateway.routing.menu import Menu, narrow
 from gateway.routing.needs import needs_of
 from gateway.routing.pinned import pin
 from gateway.routing.preferences import NONE, Preferences, read_preferences, split_suffix
-from gateway.wire.dialects import UNIT_DIALECTS, Dialect
+from gateway.wire.dialects import COUNT_DIALECTS, UNIT_DIALECTS, Dialect
 from gateway.wire.estimate import estimate_input_tokens
 from gateway.wire.peek import peek, rewrite
 from gateway.wire.units import units_of
 
 #: These answer with numbers or lists, so that no text is held for; or with what is counted in other units.
-_NO_OUTPUT: Final = UNIT_DIALECTS | {Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED, Dialect.GEMINI_COUNT_TOKENS}
+_NO_OUTPUT: Final = UNIT_DIALECTS | COUNT_DIALECTS | {Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED}
 #: Members of a body that are for the gateway.
 _WISHES: Final = ("models", "provider")
 _NO_NEEDS: Final[frozenset[str]] = frozenset()
@@ -56,7 +56,8 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     ) and call.dialect is not Dialect.OPENAI_OTHER:
         wishes = _wishes(call, deps)
         call = x.call = _without_wishes(call, wishes, deps)
-    x.input_tokens = estimate_input_tokens(call.body) if call.body else 0
+    if call.body and call.dialect not in COUNT_DIALECTS:
+        x.input_tokens = estimate_input_tokens(call.body)
     x.output_tokens = _output_bound(x, call, deps)
     x.menu = _menu(call, wishes, x.input_tokens + (call.peek.max_output_tokens or 0), deps)
     if x.pin is not None:

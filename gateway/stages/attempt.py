@@ -1,7 +1,8 @@
 """One try at one offer: the request written, the head of its answer awaited, and an error status made an error.
 
 Where the provider does not speak the caller's dialect, the adapter translates; where the adapter does not know that
-dialect either, a bridge makes a chat completion of the call first.
+dialect either, a bridge makes a chat completion of the call first. How many tokens a request would be is told by
+estimate where the provider does not count, and then nobody is asked.
 
 Whatever becomes of it is noted: in `x.attempts`, in the metrics, and in the time spent waiting. What is done about a
 failure is `route`'s to decide, and what is done with a good answer is `relay`'s.
@@ -10,14 +11,16 @@ failure is `route`'s to decide, and what is done with a good answer is `relay`'s
 from typing import Final
 
 from gateway.api import Adapter, ResponseHead
-from gateway.bridges import BRIDGES
+from gateway.bridges import BRIDGES, COUNTERS
 from gateway.deps import Deps, Handler
 from gateway.errors import UpstreamError, UpstreamRedirected
 from gateway.exchange import Call, Exchange
 from gateway.registry import Provider
 from gateway.routing.refusal import refusal
 from gateway.upstream.response import UpstreamResponse
+from gateway.wire.dialects import COUNT_DIALECTS
 from gateway.wire.encoding import response_inflater
+from gateway.wire.taps import PassTap
 
 #: An error answer larger than this is cut down to an error of ours.
 ERROR_BYTES_MAX: Final = 1024 * 1024
@@ -38,6 +41,9 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     call = x.call
     native = call.dialect in provider.native
     if not native:
+        if call.dialect in COUNT_DIALECTS and call.dialect not in provider.served:
+            await _count(x, call)
+            return
         call = _translated(x, provider)
     x.spoken = call
     try:
@@ -82,6 +88,29 @@ def _translated(x: Exchange, provider: Provider) -> Call:
     opened = x.bridge.open(x.call)
     x.dropped = opened.dropped
     return opened.call
+
+
+async def _count(x: Exchange, call: Call) -> None:
+    """Answer with an estimate."""
+    downstream = x.downstream
+    assert downstream is not None
+    body = COUNTERS[call.dialect](call)
+    x.spoken = None
+    # Whole, and nothing in it to be charged for.
+    x.tap = PassTap()
+    x.tap.end()
+    x.status = 200
+    x.committed = True
+    x.bytes_out += len(body)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", x.id.encode("ascii")),
+        *x.reply_headers,
+    ]
+    downstream.start(200, headers, chunked=False)
+    downstream.end(body)
+    await downstream.flushed()
 
 
 async def _refusal(response: UpstreamResponse, adapter: Adapter, *, native: bool) -> UpstreamError:

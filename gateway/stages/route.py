@@ -202,6 +202,9 @@ def _give_up(x: Exchange, heard: UpstreamError) -> None:
 
 def _remember(x: Exchange, step: Step, course: Course | None, now_s: float) -> None:
     """What a good answer says about its offer."""
+    if x.spoken is None:
+        # Nobody was asked.
+        return
     if x.tap is not None and x.tap.errored:
         # It began well and ended in an error: that says neither that the provider works nor that it does not.
         return

@@ -73,7 +73,12 @@ UNIT_DIALECTS = frozenset(
     }
 )
 #: May be called without a price: they cost nothing unless a price says otherwise.
-FREE_DIALECTS = frozenset({Dialect.OPENAI_MODERATIONS, Dialect.ANTHROPIC_COUNT_TOKENS})
+FREE_DIALECTS = frozenset(
+    {Dialect.OPENAI_MODERATIONS, Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS}
+)
+
+#: They ask how many tokens a request would be. Nothing is generated, and nothing is charged.
+COUNT_DIALECTS = frozenset({Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS})
 
 #: Their streams close with `data: [DONE]`.
 DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
