@@ -47,8 +47,9 @@ _JSON_TYPE: Final = b"application/json"
 #: With what JSON that is worth waiting for begins; nothing yet is no sign of anything else.
 _OBJECT_BEGINS: Final = (b"{", b"[", b"")
 _JSON: Final[Headers] = [(b"content-type", b"application/json")]
-#: What a stream that is silent is kept alive with. Google's clients take no comments.
+#: What a stream that is silent is kept alive with. Anthropic has an event for it; Google's clients take no comments.
 _COMMENT: Final = b": keep-alive\n\n"
+_PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
 _NO_COMMENTS: Final = GEMINI_DIALECTS
 
 
@@ -373,7 +374,7 @@ class _Pipe:
                 self._release()
                 self._downstream.flush()
             case Sign.COMMENT if not self._tap.mid_event:
-                self._write(_COMMENT)
+                self._write(_PING if x.target.dialect is Dialect.ANTHROPIC_MESSAGES else _COMMENT)
             case Sign.LATE:
                 self._response.close()
                 self.fail(UpstreamTimeout(detail="first token: no event in time"))
