@@ -19,11 +19,13 @@ _NAMES: Final = (b"stream_options", b"include_usage")
 
 def names_our_field(error: UpstreamRefused, call: Call, offer: Offer) -> bool:
     """Whether the provider refused what the gateway added to this call."""
-    if error.status not in _STATUSES or not offer.ask_usage or not call.peek.stream or not error.body:
+    if error.status not in _STATUSES or not offer.ask_usage or not call.peek.stream:
         return False
     if call.peek.stream_options_span is not None:
         return False
-    return any(name in error.body for name in _NAMES)
+    # A caller of another dialect than the provider's gets no body, but what was said.
+    said = error.body or error.message.encode("utf-8", "replace")
+    return any(name in said for name in _NAMES)
 
 
 class Lessons:
