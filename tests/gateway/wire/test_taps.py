@@ -200,6 +200,32 @@ def test_anthropic_reports_are_merged():
     assert tap.complete
 
 
+def named(kind, **members):
+    return f"event: {kind}\ndata: {msgspec.json.encode({'type': kind, **members}).decode()}"
+
+
+ANTHROPIC_START = named("message_start", message={"id": "m", "usage": {"input_tokens": 25, "output_tokens": 1}})
+
+
+def test_what_anthropic_delivered_before_a_cut_is_estimated():
+    tap = SSETap(Dialect.ANTHROPIC_MESSAGES)
+    delta = named("content_block_delta", index=0, delta={"type": "text_delta", "text": "four"})
+
+    tap.feed(sse(ANTHROPIC_START, *[delta] * 50))
+
+    assert tap.usage() == Usage(input_tokens=25, output_tokens=50, source="partial")
+
+
+def test_anthropic_uses_nothing_for_an_error_before_any_text():
+    tap = SSETap(Dialect.ANTHROPIC_MESSAGES)
+    failed = named("error", error={"type": "overloaded_error", "message": "Overloaded"})
+
+    run(tap, sse(ANTHROPIC_START, failed))
+
+    assert tap.usage() is None
+    assert tap.errored
+
+
 # -- bytes ---------------------------------------------------------------------------------------------------
 
 
