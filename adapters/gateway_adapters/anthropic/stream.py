@@ -195,8 +195,9 @@ class ChunkTap:
         if self._deltas == 0 and self.failure is not None:
             # It failed before it said anything.
             return None
-        output = max(usage.output_tokens, self.delivered().output_tokens)
-        return msgspec.structs.replace(usage, output_tokens=output, source="partial")
+        delivered = self.delivered()
+        output_tokens = max(usage.output_tokens, delivered.output_tokens)
+        return msgspec.structs.replace(usage, output_tokens=output_tokens, source=delivered.source)
 
     def delivered(self) -> Usage:
         tokens = max(self._deltas - 1, self._bytes // BYTES_PER_TOKEN) if self._deltas else 0
@@ -249,7 +250,7 @@ class ChunkTap:
             case "message_start":
                 self._open(event.message or _Opening())
             case "message_delta":
-                self._merge(event.usage)
+                self._reported = self._merge(event.usage) or self._reported
                 if event.delta is not None and event.delta.stop_reason is not None:
                     return self._opened(self._finish(event.delta))
             case "message_stop":
@@ -284,14 +285,14 @@ class ChunkTap:
         opening, self._opening = self._opening, b""
         return opening + chunks
 
-    def _merge(self, raw: msgspec.Raw) -> None:
-        """What is reported late replaces what was before, member by member."""
+    def _merge(self, raw: msgspec.Raw) -> bool:
+        """What is reported late replaces what was before, member by member. False where nothing is."""
         report = read_report(raw)
         if report is not None:
             self._report.update((name, value) for name, value in report.items() if value is not None)
+        return report is not None
 
     def _finish(self, delta: _Delta) -> bytes:
-        self._reported = bool(self._report)
         self._finished = True
         out = b""
         if delta.stop_reason == "refusal" and delta.stop_details is not None and delta.stop_details.explanation:
