@@ -32,7 +32,9 @@ from gateway.api import BadRequest, Call, Failure, Offer, ResponseHead, Tap, Usa
 from gateway.registry import Registry
 from gateway.secret import Secret
 from gateway.settings import Provider, Settings
+from gateway.wire.dialects import GEMINI_DIALECTS
 from gateway.wire.form import peek_form
+from gateway.wire.gemini import peek_gemini
 from gateway.wire.paths import resolve
 from gateway.wire.peek import peek
 
@@ -60,7 +62,11 @@ class Case:
         resolved = resolve(path_)
         assert resolved is not None
         kind = dict(headers).get(b"content-type", b"")
-        seen = peek_form(body, kind) if kind.startswith(b"multipart/") else peek(body)
+        if resolved.dialect in GEMINI_DIALECTS:
+            seen = peek_gemini(body, stream=resolved.stream)
+        else:
+            seen = peek_form(body, kind) if kind.startswith(b"multipart/") else peek(body)
+        name = resolved.model or seen.model or ""
         self.call = Call(
             id="case",
             dialect=resolved.dialect,
@@ -70,9 +76,8 @@ class Case:
             headers=headers,
             body=body,
             peek=seen,
-            model=seen.model or "",
+            model=name,
         )
-        name = seen.model or ""
         self.offer = Offer(model=name, provider="case", upstream_model=table.pop("upstream_model", name))
         key = table.pop("api_key", None)
         provider = Provider(

@@ -269,7 +269,7 @@ class GoogleStreamTap(StreamTap):
             choice, writer = self._open(0, out)
             out += [writer.delta(_encode({"refusal": _refusal(feedback)})), writer.finish("content_filter")]
             choice.finished = True
-        if out and not self.complete:
+        if out and self.failure is None and not self.complete:
             self.complete = all(choice.finished for choice, _ in self._choices.values())
         return out[0] if len(out) == 1 else b"".join(out)
 
