@@ -64,7 +64,9 @@ class Recording:
     def seconds(self) -> float:
         """An estimate of how long what has come by is."""
         if (rate := self._wav_bytes_per_s()) > 0:
-            return self.size_bytes / rate
+            # Up to the sound, it is a head.
+            start = self._head.find(b"data", 12) + 8
+            return max(self.size_bytes - start, 0) / rate
         claimed = self._claimed_s()
         most, least = self.size_bytes / _CLAIMED_BYTES_PER_S_MIN, self.size_bytes / _CLAIMED_BYTES_PER_S_MAX
         return claimed if least <= claimed <= most and claimed > 0 else self.size_bytes / USUAL_BYTES_PER_S
