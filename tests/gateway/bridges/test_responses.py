@@ -309,17 +309,54 @@ _VALUES = st.recursive(
     max_leaves=6,
 )
 _WORDS = st.sampled_from(
-    (
-        "message function_call function_call_output custom_tool_call reasoning user assistant system input_text "
-        "output_text input_image input_file refusal function custom allowed_tools json_schema json_object text auto "
-        "required gw1.e30="
-    ).split()
+    [
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "reasoning",
+        "user",
+        "assistant",
+        "system",
+        "input_text",
+        "output_text",
+        "input_image",
+        "input_file",
+        "refusal",
+        "function",
+        "custom",
+        "allowed_tools",
+        "json_schema",
+        "json_object",
+        "text",
+        "auto",
+        "required",
+        "gw1.e30=",
+    ]
 )
 _NAMES = st.sampled_from(
-    (
-        "type role content text call_id name arguments output summary encrypted_content image_url file_id file_data "
-        "refusal tools mode format schema effort input"
-    ).split()
+    [
+        "type",
+        "role",
+        "content",
+        "text",
+        "call_id",
+        "name",
+        "arguments",
+        "output",
+        "summary",
+        "encrypted_content",
+        "image_url",
+        "file_id",
+        "file_data",
+        "refusal",
+        "tools",
+        "mode",
+        "format",
+        "schema",
+        "effort",
+        "input",
+    ]
 )
 _OBJECTS = st.recursive(
     _WORDS | _VALUES,
