@@ -31,7 +31,7 @@ from gateway_adapters.anthropic.messages import Conversation, conversation_of
 from gateway_adapters.anthropic.names import JSON_TOOL
 from gateway_adapters.anthropic.tools import Toolbox
 
-#: Tokens to think with, where a model wants a number; and the least that one may have.
+#: Tokens to think with, where a model wants a number, if that leaves as many for the answer; and the least.
 BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16_384, "xhigh": 32_768, "max": 32_768}
 BUDGET_MIN: Final = 1024
 #: In OpenAI's order. What a model does not know becomes the next lower level that it does.
@@ -94,7 +94,7 @@ def translate(body: bytes, *, model: str, output_tokens_max: int | None) -> Tran
         members = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"The request can't be read well enough for this model's provider: {error}.") from None
-    given = {name: raw for name, raw in members.items() if raw != b"null"}
+    given = {name: raw for name, raw in members.items() if bytes(raw) != b"null"}
     return _Translation(given, model, output_tokens_max).close()
 
 
@@ -124,7 +124,7 @@ class _Translation:
         self._stop()
         self._identify()
         self._copy_own()
-        if self._given.get("stream") == b"true":
+        if bytes(self._given.get("stream", NOTHING)) == b"true":
             self._out["stream"] = True
         self._dropped += [name for name, raw in self._given.items() if name not in _READ and not _is_idle(name, raw)]
         body = _encode(self._out)
@@ -251,8 +251,8 @@ class _Translation:
         if effort == NO_EFFORT:
             return
         # It refuses to think when it is made to call a tool, or is to go on from one that it thought about before.
-        tokens = min(budget or BUDGETS[effort], self._bound - 1)
-        if tokens >= BUDGET_MIN and not toolbox.forced and not conversation.thoughtless:
+        tokens = min(budget or BUDGETS[effort], max(self._bound // 2, BUDGET_MIN))
+        if BUDGET_MIN <= tokens < self._bound and not toolbox.forced and not conversation.thoughtless:
             self._out["thinking"] = {"type": "enabled", "budget_tokens": tokens}
             self._thinks = True
         elif not self._family.efforts:

@@ -68,7 +68,7 @@ class Toolbox:
             box._choose(choice)
         elif (call := given.get("function_call")) is not None:
             box._choose_function(call)
-        box._one_at_a_time = given.get("parallel_tool_calls") == b"false"
+        box._one_at_a_time = bytes(given.get("parallel_tool_calls", NOTHING)) == b"false"
         return box
 
     @property
