@@ -7,7 +7,8 @@ Rules:
 - A bridge is pure and sans-IO, like an adapter: facts and bytes in, facts and bytes out.
 - What the hub can't carry is refused (`BadRequest`, naming the member), or dropped and named in `Opened.dropped`,
   which the caller is told of in a response header. Nothing is lost silently.
-- A stream is turned event by event; what is kept of it does not grow with its length.
+- A stream is turned event by event; what is kept of it does not grow with its length. The one exception is responses,
+  whose last event repeats the answer: what that needs is kept, and bounded (`responses_output.py`).
 
 Whether a bridge is needed is `stages/attempt.py`'s to find out. A dialect that an adapter speaks is never bridged.
 """

@@ -378,7 +378,8 @@ def _tool(tool: Members, at: str, dropped: set[str]) -> dict[str, object]:
     kind = _text(tool, "type", at=at)
     if kind not in ("function", "custom"):
         raise BadRequest(
-            f"The tool `{_shown(kind)}` is run by the provider, and this model's provider has no such tool for us.",
+            f"The tool `{_shown(kind)}` would have to be run by the provider; that of this model takes functions and "
+            "custom tools only.",
             code="unsupported_value",
             param=f"{at}.type",
         )
