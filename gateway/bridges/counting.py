@@ -23,7 +23,7 @@ def _count_messages(call: Call) -> bytes:
 
 
 def _count_contents(call: Call) -> bytes:
-    """Google's answer, https://ai.google.dev/api/tokens. What is counted stands in the body, or in a request in it."""
+    """Google's answer, https://ai.google.dev/api/tokens. The contents stand in the body, or in a request in it."""
     members = request_members(call, spell=camel)
     if members.raw("generateContentRequest") is None:
         members.need("contents", list[msgspec.Raw])

@@ -80,7 +80,9 @@ class _Bridged:
         return self._inner.usage()
 
     def delivered(self) -> Usage:
-        return self._inner.delivered()
+        usage = self._inner.delivered()
+        # The end may have come by after the error.
+        return usage if self.failure is None else msgspec.structs.replace(usage, source="partial")
 
     def _used(self) -> Usage:
         """What the caller is told was used: what will be charged, too."""

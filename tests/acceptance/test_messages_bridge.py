@@ -15,7 +15,6 @@ from tests.acceptance.answers import (
     delta,
     error,
     sse,
-    stream,
     stream_head,
 )
 from tests.gateways import RunningGateway
@@ -110,3 +109,270 @@ async def test_a_stream_becomes_a_message(stage, server):
     [record] = await gateway.records(1)
     assert (record.input_tokens, record.output_tokens, record.usage_source) == (20, 9, "reported")
     assert record.stream
+
+
+async def test_two_calls_in_one_answer(stage):
+    """Case 93: text, then two calls, their arguments in pieces of one character with escapes cut in the middle."""
+    wanted = {f"call_{n}": {"city": f"caf\u00e9 {n}", "deep": {"n": [n, "}"]}} for n in range(2)}
+    data = [delta(role="assistant", content=""), delta("Let me see.")]
+    for index, (call_id, arguments) in enumerate(wanted.items()):
+        data.append(call_delta(index, id=call_id, type="function", name="look_up"))
+        text = msgspec.json.encode(arguments).decode().replace("\u00e9", "\\u00e9")
+        data += [call_delta(index, arguments=piece) for piece in text]
+    gateway, upstream = await stage.gateway(same(events(*data, delta(finish="tool_calls"), USAGE, DONE)))
+
+    async with client_of(gateway) as client:
+        choice = {"type": "any", "disable_parallel_tool_use": True}
+        async with client.messages.stream(**ASK, tools=TOOLS, tool_choice=choice) as helper:
+            seen = [event async for event in helper]
+            message = await helper.get_final_message()
+
+    assert [block.type for block in message.content] == ["text", "tool_use", "tool_use"]
+    assert {block.id: block.input for block in message.content[1:]} == wanted
+    assert message.stop_reason == "tool_use"
+    starts = [event.index for event in seen if event.type == "content_block_start"]
+    stops = [event.index for event in seen if event.type == "content_block_stop"]
+    assert starts == stops == [0, 1, 2]
+    # Live, not at the end: the first call's arguments came in as many pieces as they were sent in.
+    assert len([event for event in seen if event.type == "input_json"]) > 50
+    sent = msgspec.json.decode(upstream.requests[0].body)
+    assert sent["tool_choice"] == "required"
+    assert sent["parallel_tool_calls"] is False
+    [tool] = sent["tools"]
+    assert tool["function"]["parameters"] == TOOLS[0]["input_schema"]
+
+
+async def test_a_conversation_with_tools_and_pictures_is_carried_over(stage):
+    """Cases 25 and 27 the other way round: results come first, in order, and pictures in them move to the user."""
+    gateway, upstream = await stage.gateway(same(events(*chat_stream("Done."))))
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
+    messages = [
+        {"role": "user", "content": [image, {"type": "text", "text": "What is it?"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm.", "signature": ""},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "call_1", "name": "look_up", "input": {"city": "Paris"}},
+                {"type": "tool_use", "id": "call_2", "name": "look_up", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "call_1",
+                    "content": [{"type": "text", "text": "A city."}, image],
+                },
+                {"type": "tool_result", "tool_use_id": "call_2", "content": "No.", "is_error": True},
+                {"type": "text", "text": "And?"},
+            ],
+        },
+    ]
+    system = [
+        {"type": "text", "text": "Be brief."},
+        {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}},
+    ]
+
+    async with client_of(gateway) as client:
+        request = {**ASK, "messages": messages}
+        async with client.messages.stream(
+            **request, system=system, tools=TOOLS, stop_sequences=["END"], metadata={"user_id": "u" * 100}
+        ) as helper:
+            await helper.get_final_message()
+            dropped = helper.response.headers["x-gateway-dropped"]
+
+    assert dropped == "cache_control"
+    sent = msgspec.json.decode(upstream.requests[0].body)
+    url = f"data:image/png;base64,{PNG}"
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    called = [
+        {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"city":"Paris"}'}},
+        {"id": "call_2", "type": "function", "function": {"name": "look_up", "arguments": "{}"}},
+    ]
+    assert sent["messages"] == [
+        {"role": "system", "content": "Be brief.\n\nBe kind."},
+        {"role": "user", "content": [picture, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": "I look.", "reasoning_content": "Hm.", "tool_calls": called},
+        {"role": "tool", "tool_call_id": "call_1", "content": "A city."},
+        {"role": "tool", "tool_call_id": "call_2", "content": "Error: No."},
+        {"role": "user", "content": [picture, {"type": "text", "text": "And?"}]},
+    ]
+    assert sent["stop"] == ["END"]
+    assert len(sent["user"]) == 64
+
+
+async def test_reasoning_becomes_a_thinking_block(stage):
+    data = [
+        delta(role="assistant", content=""),
+        delta(reasoning_content="Let me "),
+        delta(reasoning_content="think."),
+    ]
+    data += [delta("Yes."), delta(finish="length"), USAGE, DONE]
+    gateway, upstream = await stage.gateway(same(events(*data)))
+
+    thinking = {"type": "enabled", "budget_tokens": 2048}
+    async with client_of(gateway) as client, client.messages.stream(**ASK, thinking=thinking) as helper:
+        message = await helper.get_final_message()
+
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    assert message.content[0].thinking == "Let me think."
+    assert message.stop_reason == "max_tokens"
+    assert msgspec.json.decode(upstream.requests[0].body)["reasoning_effort"] == "low"
+
+
+class City(pydantic.BaseModel):
+    name: str
+
+
+async def test_an_answer_in_a_schema(stage):
+    """Case 94 the other way round."""
+    gateway, upstream = await stage.gateway(same(events(*chat_stream('{"name":', '"Paris"}'))))
+
+    async with client_of(gateway) as client, client.messages.stream(**ASK, output_format=City) as helper:
+        message = await helper.get_final_message()
+
+    assert message.content[0].parsed_output == City(name="Paris")
+    wanted = msgspec.json.decode(upstream.requests[0].body)["response_format"]
+    assert wanted["type"] == "json_schema"
+    assert wanted["json_schema"]["schema"]["required"] == ["name"]
+
+
+async def test_what_anthropic_alone_can_do_is_refused(stage):
+    gateway, upstream = await stage.gateway(same(events(*chat_stream("No."))))
+
+    async with client_of(gateway) as client:
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            await client.messages.create(**ASK, tools=[{"type": "web_search_20250305", "name": "web_search"}])
+
+    assert "web_search_20250305" in caught.value.message
+    assert upstream.requests == []
+
+
+async def test_a_refusal_before_the_stream_is_an_error_of_the_dialect(stage):
+    """Case 67: with a status, and with what the provider says."""
+    said = error("This model's maximum context length is 10 tokens.", code="context_length_exceeded")
+    gateway, _ = await stage.gateway(same(answer(said, status=400)))
+
+    async with client_of(gateway) as client:
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            async with client.messages.stream(**ASK) as helper:
+                await helper.get_final_message()
+
+    assert caught.value.body["type"] == "error"
+    assert caught.value.body["error"]["type"] == "invalid_request_error"
+    assert "maximum context length" in caught.value.body["error"]["message"]
+
+
+async def test_an_error_as_the_first_event_has_a_status(stage):
+    """Case 73."""
+    first = b'{"error":{"message":"Slow down.","type":"requests","code":"rate_limit_exceeded"}}'
+    gateway, _ = await stage.gateway(same(events(first)))
+
+    async with client_of(gateway) as client:
+        with pytest.raises(anthropic.RateLimitError) as caught:
+            async with client.messages.stream(**ASK) as helper:
+                await helper.get_final_message()
+
+    assert "Slow down." in caught.value.message
+    [record] = await gateway.records(1)
+    assert (record.input_tokens, record.output_tokens) == (0, 0)
+
+
+async def test_an_error_inside_the_stream_is_raised(stage, server):
+    """Case 95."""
+    broken = b'{"error":{"message":"Overloaded.","type":"server_error","code":503}}'
+    heard = asyncio.Event()
+    parts = [
+        stream_head() + chunk(sse(delta(role="assistant", content=""), delta("One "))),
+        Until(heard),
+        chunk(sse(broken, DONE)) + LAST_CHUNK,
+    ]
+    gateway, _ = await stage.gateway(same(*parts), server=server)
+
+    text = ""
+    async with client_of(gateway) as client, client.messages.stream(**ASK) as helper:
+        pieces = aiter(helper.text_stream)
+        text += await anext(pieces)
+        heard.set()
+        with pytest.raises(anthropic.APIStatusError) as caught:
+            await anext(pieces)
+
+    assert text == "One "
+    assert caught.value.body["error"]["type"] == "overloaded_error"
+    assert caught.value.body["error"]["message"] == "Overloaded."
+    [record] = await gateway.records(1)
+    assert record.usage_source == "partial"
+
+
+@pytest.mark.parametrize("end", [CLOSE, None], ids=["cut", "no terminator"])
+async def test_a_stream_that_breaks_off_never_looks_finished(stage, server, end):
+    """Cases 75 and 95."""
+    start = stream_head() + chunk(sse(delta(role="assistant", content=""), delta("One "), delta("two")))
+    script = play(RECEIVE, start, CLOSE) if end is CLOSE else play(RECEIVE, start + LAST_CHUNK, REPEAT)
+    gateway, _ = await stage.gateway(script, server=server)
+
+    async with client_of(gateway) as client:
+        kinds = []
+        with pytest.raises(anthropic.APIStatusError):
+            async with client.messages.stream(**ASK) as helper:
+                kinds = [event.type async for event in helper]
+
+    assert "message_stop" not in kinds
+    [record] = await gateway.records(1)
+    assert record.usage_source == "partial"
+
+
+async def test_events_leave_as_they_come(stage, server):
+    second = asyncio.Event()
+    parts = [
+        stream_head(),
+        chunk(sse(delta(role="assistant", content=""), delta("One "))),
+        Until(second),
+        chunk(sse(delta("two."), delta(finish="stop"), USAGE, DONE)) + LAST_CHUNK,
+    ]
+    gateway, _ = await stage.gateway(same(*parts), server=server)
+
+    async with client_of(gateway) as client, client.messages.stream(**ASK) as helper:
+        async for piece in helper.text_stream:
+            second.set()
+            assert piece in ("One ", "two.")
+        message = await helper.get_final_message()
+
+    assert message.content[0].text == "One two."
+
+
+async def test_a_plain_body_where_a_stream_was_asked_for(stage):
+    """Case 59."""
+    body = (
+        delta("Hello.", finish="stop")
+        .replace(b'"delta"', b'"message"')
+        .replace(b"null", b'{"prompt_tokens":3,"completion_tokens":2}')
+    )
+    gateway, _ = await stage.gateway(same(answer(body)))
+
+    async with client_of(gateway) as client, client.messages.stream(**ASK) as helper:
+        message = await helper.get_final_message()
+
+    assert message.content[0].text == "Hello."
+    assert (message.usage.input_tokens, message.usage.output_tokens) == (3, 2)
+
+
+async def test_tokens_are_counted_by_estimate_and_nobody_is_asked(stage, server):
+    """Case 96."""
+    gateway, upstream = await stage.gateway(same(answer(b"{}")), server=server)
+
+    async with client_of(gateway) as client:
+        short = await client.messages.count_tokens(model="gpt-x", messages=[{"role": "user", "content": "Hi"}])
+        long = await client.messages.count_tokens(model="gpt-x", messages=[{"role": "user", "content": "Hi " * 1000}])
+    async with client_of(gateway, api_key="gw_no_key") as client:
+        with pytest.raises(anthropic.AuthenticationError):
+            await client.messages.count_tokens(model="gpt-x", messages=[])
+
+    assert 0 < short.input_tokens < 100
+    assert 700 < long.input_tokens < 2000
+    assert upstream.connections == 0
+    records = await gateway.records(3)
+    assert [record.status for record in records] == [200, 200, 401]
+    assert all((record.input_tokens, record.output_tokens, record.cost_nanos) == (0, 0, 0) for record in records)
