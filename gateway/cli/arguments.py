@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     migrate.add_argument("--check", action="store_true", help="apply nothing; exit status 1 if any is missing")
     _keys(commands, shared)
+    _users(commands, shared)
     _ledger(commands, shared)
     healthcheck = _command(
         commands,
@@ -133,6 +134,46 @@ def _keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", share
         limits.add_argument(f"--budget-{window}", metavar="USD|none", help=f"dollars it may spend {until}")
     limits.add_argument("--clear", action="store_true", help="lift all limits first")
     limits.add_argument("--json", action="store_true", help="print them as JSON, for programs")
+
+
+def _users(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
+    users = commands.add_parser(
+        "users",
+        help="create, list and suspend people, and make administrators",
+        description="Create, list and suspend the people who sign in, and give them roles.",
+        allow_abbrev=False,
+    )
+    actions = users.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = _command(
+        actions,
+        shared,
+        "create",
+        "make somebody with an account and a key, such as the first administrator",
+        "Make somebody with an account and a key, which is shown once. With --admin, whoever has that address "
+        "already becomes an administrator, with the password if one is given. There is no default password, and none on the "
+        "command line.",
+    )
+    create.add_argument("--email", required=True, metavar="ADDRESS", help="whose; you vouch for it")
+    create.add_argument("--admin", action="store_true", help="an administrator (else a developer)")
+    create.add_argument(
+        "--password",
+        nargs="?",
+        const="ask",
+        choices=("ask", "-"),
+        metavar="-",
+        help="ask for a password, or read it from standard input with `-` (default: none)",
+    )
+    create.add_argument("--name", metavar="NAME", help="what they are called")
+    create.add_argument("--plan", metavar="PLAN", default="unlimited", help="of the account (default unlimited)")
+    create.add_argument("--quiet", action="store_true", help="print the key and nothing else")
+    listing = _command(actions, shared, "list", "list everybody", "List everybody, in the order of their numbers.")
+    listing.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    role = _command(actions, shared, "role", "give somebody a role", "Give somebody a role; it holds at once.")
+    role.add_argument("user", metavar="ID|ADDRESS", help="whose")
+    role.add_argument("role", choices=("admin", "developer", "user"), help="which")
+    for name, what in (("suspend", "let somebody in nowhere"), ("activate", "let somebody in again")):
+        action = _command(actions, shared, name, what, f"{what[0].upper()}{what[1:]}, from their next request on.")
+        action.add_argument("user", metavar="ID|ADDRESS", help="whom")
 
 
 def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:

@@ -47,6 +47,28 @@ async def make_session(owner: Caller) -> dict[str, object]:
     return {"session_id": session_id}
 
 
+async def make_member(owner: Caller) -> dict[str, object]:
+    """Another member of the caller's account."""
+    member = await owner.desk.person(account_id=owner.account_id, account_role="member")
+    return {"user_id": member.user_id}
+
+
+async def make_team(owner: Caller) -> dict[str, object]:
+    """Another account of the caller's."""
+    answer = await owner.post("/teams", {"name": "Another"})
+    return {"account_id": answer.json["id"]}
+
+
+async def make_invitation(owner: Caller) -> dict[str, object]:
+    """An invitation to the caller's account."""
+    answer = await owner.post("/team/invitations", {"email": "somebody@example.com"})
+    return {"invitation_id": answer.json["id"]}
+
+
+async def name_role(owner: Caller) -> dict[str, object]:
+    return {"role": "developer"}
+
+
 CASES: dict[str, Case] = {
     "GET /": Case("public"),
     "GET /openapi.json": Case("public"),
@@ -64,6 +86,30 @@ CASES: dict[str, Case] = {
     "PUT /user/password": Case("user", {"new_password": "correct horse battery"}),
     "GET /user/sessions": Case("user"),
     "DELETE /user/sessions/{session_id:int}": Case("user", make=make_session),
+    "GET /user/balance": Case("user"),
+    "GET /user/monitor": Case("user"),
+    "GET /user/limit": Case("user"),
+    "GET /user/profile": Case("user"),
+    "PUT /user/profile": Case("user", {"name": "Another"}),
+    "DELETE /user/account": Case("user", {"confirmation": "DELETE_ACCOUNT"}),
+    "GET /user/credit-transactions": Case("user"),
+    "GET /teams": Case("user"),
+    "POST /teams": Case("user", {"name": "Another"}),
+    "POST /teams/{account_id:int}/switch": Case("user", make=make_team),
+    "GET /team": Case("user"),
+    "PUT /team": Case("user", {"name": "Another"}),
+    "GET /team/members": Case("user"),
+    "PUT /team/members/{user_id:int}": Case("user", {"role": "admin"}, make_member),
+    "DELETE /team/members/{user_id:int}": Case("user", {}, make_member),
+    "GET /team/invitations": Case("user"),
+    "POST /team/invitations": Case("user", {"email": "somebody@example.com"}),
+    "DELETE /team/invitations/{invitation_id:int}": Case("user", make=make_invitation),
+    "POST /team/invitations/accept": Case("user", {"token": "made up"}),
+    "POST /admin/roles/update": Case("admin", {"user_id": 2**62, "new_role": "user"}),
+    "GET /admin/roles/audit/log": Case("admin"),
+    "GET /admin/roles/list/{role}": Case("admin", make=name_role),
+    "GET /admin/roles/permissions/{role}": Case("admin", make=name_role),
+    "GET /admin/roles/{user_id:int}": Case("admin", make=make_member),
 }
 
 

@@ -234,7 +234,7 @@ async def register(call: Call[Registration, Nothing]) -> Registered:
     who = audit.by(call)
     opened: Opened | None = None
     async with parts.database.transaction() as session:
-        made = await create_person(parts, session, who, new)
+        made = await create_person(parts.pepper, session, who, new)
         if not parts.settings.identity.verify_email:
             opened = await open_session(
                 parts, session, who, user_id=made.user_id, kind="bearer", account_id=made.account_id

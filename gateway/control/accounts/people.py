@@ -96,7 +96,7 @@ def clean_email(text: str) -> str:
     return email
 
 
-async def create_person(parts: Parts, session: Session, who: By, new: NewPerson) -> Made:
+async def create_person(pepper: bytes, session: Session, who: By, new: NewPerson) -> Made:
     """Somebody with an account and its first key.
 
     Raises:
@@ -119,7 +119,7 @@ async def create_person(parts: Parts, session: Session, who: By, new: NewPerson)
     user_id: int = user["id"]
     account_id: int = await session.fetch_value(_queries["create_account"], label, new.plan)
     await session.execute(_queries["add_member"], account_id, user_id, "owner")
-    key = mint(new.environment, pepper=parts.pepper)
+    key = mint(new.environment, pepper=pepper)
     await session.execute(
         _queries["create_primary_key"],
         key.id,
@@ -184,7 +184,7 @@ async def find_or_create(parts: Parts, who: By, claims: Claims) -> tuple[int, Ma
             role=identity.role,
             plan=identity.plan,
         )
-        made = await create_person(parts, session, who, new)
+        made = await create_person(parts.pepper, session, who, new)
         mine = await session.fetch_value(_queries["add_identity"], claims.issuer, claims.subject, made.user_id, email)
         if not mine:
             raise Conflict("This person is just being made; try again.", code="try_again", retry_after_s=1.0)
