@@ -192,15 +192,15 @@ class StreamTap(TranslatingTap):
         self._chunks = ChunkWriter(answer_id=self._id, created=self._created, model=self._model, usage=self._asked)
         self._calls = 0
         self._deltas = 0
-        self._text_bytes = 0
+        self._text_chars = 0
 
     def delivered(self) -> Usage:
-        tokens = max(self._deltas - 1, self._text_bytes // BYTES_PER_TOKEN, min(self._deltas, 1))
+        tokens = max(self._deltas - 1, self._text_chars // BYTES_PER_TOKEN, min(self._deltas, 1))
         return Usage(output_tokens=tokens, source="estimated" if self.complete else "partial")
 
     def _count(self, text: str) -> None:
         self._deltas += 1
-        self._text_bytes += len(text)
+        self._text_chars += len(text)
 
 
 class GatheredTap(TranslatingTap):
@@ -249,21 +249,21 @@ class WholeTap(GatheredTap):
         super().__init__(call, head, answer_id=answer_id)
         self._read = read
         self._stream = call.peek.stream
-        self._text_bytes = 0
+        self._text_chars = 0
         if self._stream:
             self.content_type = SSE_TYPE
 
     def _written(self, body: bytes) -> bytes:
         answer = self._read(body)
         self._usage = answer.usage
-        self._text_bytes = len(answer.text or "") + sum(len(call.arguments) for call in answer.calls)
+        self._text_chars = len(answer.text or "") + sum(len(call.arguments) for call in answer.calls)
         if answer.id:
             self._id = f"chatcmpl-{answer.id}"
         return self._events(answer) if self._stream else self._completion(answer)
 
     def delivered(self) -> Usage:
         source = super().delivered().source
-        return Usage(output_tokens=self._text_bytes // BYTES_PER_TOKEN, source=source)
+        return Usage(output_tokens=self._text_chars // BYTES_PER_TOKEN, source=source)
 
     def _completion(self, answer: Answer) -> bytes:
         message: dict[str, object] = {"role": "assistant", "content": answer.text, "refusal": None}

@@ -1,0 +1,180 @@
+"""Amazon Bedrock: chat completions translated into Converse and back, whichever maker's model it is.
+
+Rules:
+- A request is signed with an access key, or carries one of Bedrock's own API keys. A signature covers the time, which
+  is the machine's: `now_s` is the seam for it. AWS refuses one that is more than five minutes off.
+- A model is named by its id, an inference profile or an ARN; whatever stands in it is encoded into the path.
+- The region is in the address. `region` makes one, and has to be given where an address of one's own does not say it.
+- Errors are told apart by `x-amzn-errortype`; the id of the answer is AWS' own of the request.
+
+Credentials that have to be fetched (instance roles, single sign-on) are not: what fetches them writes them into the
+configuration's variables and reloads it. Bedrock's OpenAI-compatible endpoints are the rows `bedrock-openai` and
+`bedrock-mantle`.
+Source: Bedrock's API reference, "Converse", "ConverseStream" and "Common Errors".
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Final
+from urllib.parse import quote
+
+from gateway.api import (
+    API_VERSION,
+    Adapter,
+    Call,
+    ConfigError,
+    Dialect,
+    Failure,
+    Known,
+    KnownProvider,
+    Offer,
+    ProviderConfig,
+    ResponseHead,
+    Tap,
+    Translator,
+    UpstreamRequest,
+    parse_base_url,
+    request_headers,
+)
+from gateway_adapters import failures
+from gateway_adapters.bedrock.answer import ConverseTap, read_answer
+from gateway_adapters.bedrock.request import write_request
+from gateway_adapters.chat_answer import WholeTap
+from gateway_adapters.rows import suggestion
+from gateway_adapters.sigv4 import Signer
+
+REGION: Final = "us-east-1"
+SERVICE: Final = "bedrock"
+_ADDRESS: Final = "https://bedrock-runtime.{region}.amazonaws.com"
+BASE_URL: Final = _ADDRESS.format(region=REGION)
+_STREAM_TYPE: Final = b"application/vnd.amazon.eventstream"
+
+_KEYS: Final = ("access_key_id", "secret_access_key", "session_token", "region")
+_REGION: Final = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d")
+_IN_HOST: Final = re.compile(r"(?:^|\.)(?:bedrock-runtime|bedrock-runtime-fips)\.([a-z0-9-]+)\.")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Bedrock:
+    """One account in one region."""
+
+    ID: ClassVar[str] = "bedrock"
+    API: ClassVar[int] = API_VERSION
+
+    dialects: frozenset[Dialect] = frozenset()
+    translates: frozenset[Dialect] = frozenset({Dialect.OPENAI_CHAT})
+
+    def __init__(
+        self,
+        now_s: Callable[[], float] = time.time,  # noqa: TID251 - an adapter can't reach the gateway's clock
+    ) -> None:
+        self._now_s = now_s
+
+    @classmethod
+    def known(cls) -> Iterable[KnownProvider]:
+        return [
+            KnownProvider(
+                name="bedrock",
+                title="Amazon Bedrock",
+                adapter=cls.ID,
+                variable="AWS_BEARER_TOKEN_BEDROCK",
+                base_url=BASE_URL,
+            )
+        ]
+
+    def configure(self, config: ProviderConfig) -> None:
+        table = {key: _text(key, value) for key, value in config.extra.items()}
+        region = table.get("region", "")
+        if region and not _REGION.fullmatch(region):
+            raise ConfigError('must be a region like "eu-central-1"', param="region")
+        base_url = config.base_url or BASE_URL
+        if region and base_url == BASE_URL:
+            base_url = _ADDRESS.format(region=region)
+        try:
+            self._origin, self._path = parse_base_url(base_url)
+        except ConfigError as error:
+            raise ConfigError(error.message, param="base_url") from error
+        host = f"[{self._origin.host}]" if ":" in self._origin.host else self._origin.host
+        if self._origin.port != _DEFAULT_PORTS[self._origin.scheme]:
+            host += f":{self._origin.port}"
+        self._host = host.encode("ascii")
+        self._headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+        self._replaced = frozenset({b"accept", b"content-type"})
+        self._signer: Signer | None = None
+        if "access_key_id" in table or "secret_access_key" in table:
+            self._secret = table.get("secret_access_key", "")
+            self._signer = _signer(table, region or _region_in(self._origin.host))
+        elif config.api_key is not None:
+            self._secret = _text("api_key", config.api_key.reveal())
+            self._headers.append((b"authorization", b"Bearer " + self._secret.encode("ascii")))
+        else:
+            raise ConfigError(
+                "is missing: set it to an API key of Bedrock (its usual variable is AWS_BEARER_TOKEN_BEDROCK), "
+                "or set access_key_id and secret_access_key",
+                param="api_key",
+            )
+
+    def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
+        body, dropped = write_request(call, offer.upstream_model)
+        verb = b"/converse-stream" if call.peek.stream else b"/converse"
+        target = self._path + b"/model/" + quote(offer.upstream_model, safe="").encode("ascii") + verb
+        headers = request_headers(call.headers, own=self._headers, drop=self._replaced)
+        if self._signer is not None:
+            headers += self._signer.sign(
+                method=b"POST",
+                host=self._host,
+                path=target,
+                headers=self._headers[:1],
+                body=body,
+                now_s=self._now_s(),
+            )
+        return UpstreamRequest(
+            method=b"POST", origin=self._origin, target=target, headers=headers, body=body, dropped=dropped
+        )
+
+    def tap(self, call: Call, head: ResponseHead) -> Tap:
+        answer_id = (head.header(b"x-amzn-requestid") or b"").decode("latin-1")
+        if (head.header(b"content-type") or b"").startswith(_STREAM_TYPE):
+            return ConverseTap(call, head, answer_id=answer_id, secret=self._secret)
+        return WholeTap(call, head, read_answer, answer_id=answer_id)
+
+    def classify(self, head: ResponseHead, body: bytes) -> Failure:
+        kind = (head.header(b"x-amzn-errortype") or b"").decode("latin-1").partition(":")[0]
+        return failures.classify(head, body, secret=self._secret, codes=(kind,) if kind else ())
+
+
+def _text(key: str, value: object) -> str:
+    """A setting that is text and fit for a header."""
+    if key not in (*_KEYS, "api_key"):
+        raise ConfigError(f'there is no key "{key}"{suggestion(key, _KEYS)}', param=key)
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigError("must be printable ASCII on one line", param=key)
+    return value
+
+
+def _signer(table: dict[str, str], region: str) -> Signer:
+    for key in ("access_key_id", "secret_access_key"):
+        if key not in table:
+            raise ConfigError("is missing: the other half of the access key is there", param=key)
+    if not region:
+        raise ConfigError(
+            "is missing: this base_url does not tell it, and it is part of the signature", param="region"
+        )
+    return Signer(
+        access_key_id=table["access_key_id"],
+        secret_access_key=table["secret_access_key"],
+        session_token=table.get("session_token", ""),
+        region=region,
+        service=SERVICE,
+    )
+
+
+def _region_in(host: str) -> str:
+    found = _IN_HOST.search(host)
+    return found[1] if found else ""
+
+
+_: type[Adapter] = Bedrock
+_translator: Translator = Bedrock()
+_known: type[Known] = Bedrock
