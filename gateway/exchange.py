@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.kernel.money import Price
     from gateway.kernel.objects import Charge, Owned
+    from gateway.routing.hedge import Hedge
     from gateway.routing.holdback import Holdback
     from gateway.routing.menu import Menu
     from gateway.settings import Timeouts
@@ -162,6 +163,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     offer: Offer | None = None
     key: int = 0
     timeouts: "Timeouts | None" = None
+    #: What may be done about a first try that takes long; None where the model is not hedged.
+    hedge: "Hedge | None" = None
     #: Where another offer could still be tried: judges the beginning of a stream before any of it is sent.
     holdback: "Holdback | None" = None
     #: Called when the first byte of a successful answer is here.

@@ -195,6 +195,15 @@ class Holdback(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wait_s: Seconds = 10.0
 
 
+class Hedging(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A second try beside one that takes longer than usual, for models that say `hedge`; see `routing/hedge.py`."""
+
+    #: Per cent of their requests that may be sent a second time.
+    percent_max: Annotated[float, Meta(gt=0, le=100)] = 5.0
+    #: No second try before this.
+    least_s: Seconds = 0.05
+
+
 class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Several offers for one model, and what happens when one fails."""
 
@@ -209,6 +218,7 @@ class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retries: Retries = Retries()
     breaker: Breaker = Breaker()
     holdback: Holdback = Holdback()
+    hedging: Hedging = Hedging()
 
 
 class Objects(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -418,6 +428,8 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: For the `throughput` strategy: what is fast enough.
     tokens_per_s_wanted: Annotated[float, Meta(ge=0)] = 0.0
     #: Models to go to when no offer of this one answers, finds the prompt too long, or finds it offensive.
+    #: Send a request to a second offer as well where the first takes longer than usual; the first answer is charged.
+    hedge: bool = False
     fallbacks: tuple[str, ...] = ()
     context_fallbacks: tuple[str, ...] = ()
     policy_fallbacks: tuple[str, ...] = ()

@@ -175,6 +175,10 @@ class Telemetry:
         """Count a move to the next offer. `reason` is the error_type that made it necessary."""
         self._fallbacks.add((reason,))
 
+    def count_hedge(self, *, won: bool) -> None:
+        """Count a second try beside a first one, and whether it was the one that answered."""
+        self._hedges[won][0] += 1
+
     def count_refusal(self, scope: str, limit: str) -> None:
         """Count a request that did not get past a limit: which one (requests, tokens, concurrency, budget, credit)
         and whose (account, key, model).
@@ -225,6 +229,12 @@ class Telemetry:
         self._fallbacks = registry.counter(
             "gateway_fallbacks_total", "Moves to the next offer, by the error type that made them.", ("reason",)
         )
+        hedges = registry.counter(
+            "gateway_hedges_total",
+            "Second tries beside one that took long, by whether theirs was the answer.",
+            ("won",),
+        )
+        self._hedges = (hedges.cell("no"), hedges.cell("yes"))
         self._breakers = registry.gauge(
             "gateway_breaker_state",
             "Circuit breakers: 0 closed, 1 half open, 2 open; the worst of all workers.",

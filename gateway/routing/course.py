@@ -138,6 +138,18 @@ class Course:
         following = self._next(now_s)
         return None if following is None or not self._budget.spend(now_s) else following
 
+    def beside(self, step: Step, now_s: float) -> Step:
+        """Where to go as well as where `step` goes: to another candidate that is well, else to the same one."""
+        for group in self._groups:
+            left = [
+                candidate
+                for candidate in group.candidates
+                if candidate is not step.candidate and candidate not in self._spent and candidate.health.admits(now_s)
+            ]
+            if left:
+                return self._step(choose(group, left, self._asked, now_s, self._chance), now_s)
+        return self._step(step.candidate, now_s)
+
     def has_more(self, now_s: float) -> bool:
         """Whether a failure of the step under way could still be mended elsewhere."""
         if self._menu.sole_try or not self._may_go_on(now_s):

@@ -12,7 +12,7 @@ Rules:
 from typing import Final
 
 from gateway.routing.breaker import Breaker, BreakerRules, State
-from gateway.routing.ewma import PeakEwma, RateEwma
+from gateway.routing.ewma import PeakEwma, RateEwma, UsualTime
 
 OFFERS_MAX: Final = 8192
 
@@ -51,7 +51,7 @@ class ProviderHealth:
 class OfferHealth:
     """A model at a provider."""
 
-    __slots__ = ("breaker", "cooling", "first_token", "outstanding", "provider", "rate", "total")
+    __slots__ = ("breaker", "cooling", "first_token", "heads", "outstanding", "provider", "rate", "total")
 
     def __init__(self, provider: ProviderHealth, rules: BreakerRules) -> None:
         self.provider = provider
@@ -64,6 +64,8 @@ class OfferHealth:
         self.total = PeakEwma()
         #: Output tokens each second, of streams.
         self.rate = RateEwma()
+        #: How long plain answers, and streams, take to begin; measured where the model is hedged.
+        self.heads = (UsualTime(), UsualTime())
 
     def __repr__(self) -> str:
         return f"<OfferHealth at {self.provider.name}: {self.outstanding} outstanding, {self.breaker!r}>"

@@ -87,6 +87,7 @@ class Menu:
         "context",
         "count",
         "groups",
+        "hedge",
         "limited",
         "offers",
         "own",
@@ -104,6 +105,7 @@ class Menu:
         context: tuple[Group, ...] = (),
         policy: tuple[Group, ...] = (),
         sole_try: bool = False,
+        hedge: bool = False,
     ) -> None:
         self.own = own
         #: Where to go when the own offers fail, find the prompt too long, or find it offensive.
@@ -112,6 +114,8 @@ class Menu:
         self.policy = policy
         #: True where the caller wants no second provider.
         self.sole_try = sole_try
+        #: A first try that takes long may get a second one beside it.
+        self.hedge = hedge
         #: Where a failing offer leads, and how many candidates there are.
         self.groups = (own, *spare)
         self.count = sum(len(group.candidates) for group in self.groups)
@@ -191,7 +195,7 @@ class Menus:
         if not menus:
             raise failure or BadRequest("`models` is empty.", param="models")
         others = tuple(menu.own for menu in menus[1:])
-        return Menu(menus[0].own, spare=others, context=others, policy=others)
+        return Menu(menus[0].own, spare=others, context=others, policy=others, hedge=menus[0].hedge)
 
     def _make(self, model: str, dialect: Dialect) -> Menu:
         row = self._row(model)
@@ -201,6 +205,7 @@ class Menus:
             spare=self._chain(model, row.fallbacks, dialect),
             context=self._chain(model, row.context_fallbacks, dialect),
             policy=self._chain(model, row.policy_fallbacks, dialect),
+            hedge=row.hedge,
         )
 
     def _row(self, model: str) -> Model:
@@ -291,6 +296,7 @@ def narrow(menu: Menu, wishes: Preferences, *, needs: frozenset[str], tokens: in
         context=context,
         policy=policy,
         sole_try=not wishes.allow_fallbacks and not wishes.order,
+        hedge=menu.hedge and wishes.allow_fallbacks,
     )
 
 

@@ -12,6 +12,7 @@ from gateway.routing.budget import BudgetRules, RetryBudget
 from gateway.routing.choose import Chance
 from gateway.routing.course import CourseRules
 from gateway.routing.health import Health
+from gateway.routing.hedge import HedgeBudget, HedgeRules
 from gateway.routing.holdback import Holdback
 from gateway.routing.lessons import Lessons
 from gateway.routing.menu import Menus
@@ -36,6 +37,7 @@ class Router:
     health: Health
     budget: RetryBudget
     lessons: Lessons
+    hedges: HedgeBudget
     rules: CourseRules
     settings: Settings
     #: Gives numbers from 0 up to 1.
@@ -73,6 +75,9 @@ class Router:
                 now_s=clock.monotonic(),
             ),
             lessons=Lessons(),
+            hedges=HedgeBudget(
+                HedgeRules(share=settings.routing.hedging.percent_max / 100, least_s=settings.routing.hedging.least_s)
+            ),
             rules=CourseRules(
                 attempts_max=retries.attempts_max,
                 repeats=retries.repeats,

@@ -8,14 +8,16 @@ Whatever becomes of it is noted: in `x.attempts`, in the metrics, and in the tim
 failure is `route`'s to decide, and what is done with a good answer is `relay`'s.
 """
 
+from collections.abc import Awaitable
 from typing import Final
 
-from gateway.api import Adapter, ResponseHead
+from gateway.api import Adapter, ResponseHead, UpstreamRequest
 from gateway.bridges import BRIDGES, COUNTERS
 from gateway.deps import Deps, Handler
 from gateway.errors import UpstreamError, UpstreamRedirected
 from gateway.exchange import Call, Exchange
 from gateway.registry import Provider
+from gateway.routing.hedge import Hedge, race
 from gateway.routing.refusal import refusal
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.dialects import COUNT_DIALECTS
@@ -36,31 +38,22 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """
     assert x.call is not None
     assert x.offer is not None
-    provider = deps.providers[x.offer.provider]
-    adapter = provider.adapters[x.key]
-    call = x.call
-    native = call.dialect in provider.native
-    if not native:
-        if call.dialect in COUNT_DIALECTS and call.dialect not in provider.served:
-            await _count(x, call)
-            return
-        call = _translated(x, provider)
-    x.spoken = call
-    try:
-        request = adapter.prepare(call, x.offer)
-    except UpstreamError as error:
-        # Its credential is not here yet, or no more.
-        x.attempts.append((provider.name, error.error_type))
-        deps.telemetry.count_attempt(provider.name, error.error_type)
-        raise
-    if request.dropped:
-        x.dropped += request.dropped
+    if x.call.dialect in COUNT_DIALECTS and x.call.dialect not in deps.providers[x.offer.provider].served:
+        await _count(x, x.call)
+        return
+    provider, adapter, native, request = _write(x, deps)
     response: UpstreamResponse | None = None
     # Unless something else is known: only a caller who leaves gets past the rest.
     outcome = "caller_gone"
     sent_s = x.sent_s = deps.clock.monotonic()
     try:
-        response = x.response = await deps.client.send(request, timeouts=x.timeouts or provider.timeouts)
+        sending = deps.client.send(request, timeouts=x.timeouts or provider.timeouts)
+        if x.hedge is None:
+            response = x.response = await sending
+        else:
+            response, written = await _send_hedged(x, x.hedge, sending, deps)
+            provider, adapter, native, _ = written or (provider, adapter, native, request)
+            x.response = response
         status = response.head.status
         if status >= 300 and status != _NOT_MODIFIED:
             raise await _refusal(response, adapter, native=native)
@@ -76,6 +69,85 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         x.attempts.append((provider.name, outcome))
         x.upstream_s = (x.upstream_s or 0.0) + deps.clock.monotonic() - sent_s
         deps.telemetry.count_attempt(provider.name, outcome)
+
+
+def _write(x: Exchange, deps: Deps) -> tuple[Provider, Adapter, bool, UpstreamRequest]:
+    """The request to `x.offer` with its key: who is asked, by which adapter, whether it speaks the dialect, what."""
+    assert x.call is not None
+    assert x.offer is not None
+    provider = deps.providers[x.offer.provider]
+    adapter = provider.adapters[x.key]
+    call = x.call
+    native = call.dialect in provider.native
+    if not native:
+        call = _translated(x, provider)
+    x.spoken = call
+    try:
+        request = adapter.prepare(call, x.offer)
+    except UpstreamError as error:
+        # Its credential is not here yet, or no more.
+        x.attempts.append((provider.name, error.error_type))
+        deps.telemetry.count_attempt(provider.name, error.error_type)
+        raise
+    if request.dropped:
+        x.dropped += request.dropped
+    return provider, adapter, native, request
+
+
+async def _send_hedged(
+    x: Exchange, hedge: Hedge, first: Awaitable[UpstreamResponse], deps: Deps
+) -> "tuple[UpstreamResponse, tuple[Provider, Adapter, bool, UpstreamRequest] | None]":
+    """The better of two answers; and if it is the second one's, what was sent for it, `x` being changed to match."""
+    # What the first try set is needed again should it win.
+    before = (x.offer, x.key, x.timeouts, x.spoken, x.bridge, x.dropped)
+    written: tuple[Provider, Adapter, bool, UpstreamRequest] | None = None
+    clock, telemetry = deps.clock, deps.telemetry
+    started_s = second_s = clock.monotonic()
+
+    def second() -> Awaitable[UpstreamResponse] | None:
+        nonlocal written, second_s
+        step = hedge.begin()
+        if step is None:
+            return None
+        x.offer, x.key = step.candidate.offer, step.key.number
+        x.timeouts, x.dropped = x.offer.timeouts, ()
+        second_s = clock.monotonic()
+        try:
+            written = _write(x, deps)
+        except UpstreamError:
+            return None
+        return deps.client.send(written[3], timeouts=x.timeouts or written[0].timeouts)
+
+    try:
+        winner, loser = await race(
+            first,
+            after_s=hedge.after_s,
+            second=second,
+            good=lambda response: response.head.status < 400,
+            discard=lambda response: response.close(),
+            tasks=deps.tasks,
+        )
+    except BaseException:
+        x.offer, x.key, x.timeouts, x.spoken, x.bridge, x.dropped = before
+        raise
+    hedge.won = winner.second
+    mine, other = x.offer, before[0]
+    if not hedge.won:
+        x.offer, x.key, x.timeouts, x.spoken, x.bridge, x.dropped = before
+        mine, other = other, mine
+        written = None
+    if loser is not None and other is not None:
+        outcome = "outrun" if loser.error is None else loser.error.error_type
+        x.attempts.append((other.provider, outcome))
+        telemetry.count_attempt(other.provider, outcome)
+        telemetry.count_hedge(won=hedge.won)
+        hedge.lost = loser.error
+    response = winner.take()
+    if response.head.status < 400:
+        step = hedge.step if hedge.won else hedge.first
+        assert step is not None
+        hedge.observe(step, clock.monotonic() - (second_s if hedge.won else started_s))
+    return response, written
 
 
 def _translated(x: Exchange, provider: Provider) -> Call:

@@ -12,6 +12,7 @@ Rules:
 
 import asyncio
 from functools import partial
+from math import inf
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from gateway.exchange import Exchange
 from gateway.routing.choose import Asked
 from gateway.routing.conversation import conversation_of
 from gateway.routing.course import Course, Failed, Step, begin, end, fail, succeed
+from gateway.routing.hedge import Hedge
 from gateway.routing.lessons import names_our_field
 from gateway.routing.menu import Menu
 from gateway.routing.pinned import key_of
@@ -73,10 +75,11 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
     router.budget.begun += 1
     alone = x.menu.alone
     course: Course | None = None
+    hedged = x.menu.hedge and not _is_single(x)
     if x.pin is not None:
         # What it is about lives there and nowhere else.
         step = Step(x.menu.own.candidates[0], key_of(x.menu, x.pin[1]))
-    elif alone is not None and not router.rules.repeats:
+    elif alone is not None and not router.rules.repeats and not hedged:
         # Nothing to choose, and nowhere to go from there.
         step = Step(alone, alone.health.provider.keys[0])
     else:
@@ -89,8 +92,13 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
             x.upstream_s = (x.upstream_s or 0.0) + step.wait_s
         _prepare(x, step, course, deps)
         begin(step)
+        if hedged and course is not None:
+            x.hedge = _hedge(x, step, course, deps)
         try:
-            await call_next(x)
+            try:
+                await call_next(x)
+            finally:
+                step = _survivor(x, step, deps)
         except UpstreamError as error:
             now_s = monotonic()
             if _teaches(x, error, router, now_s):
@@ -148,6 +156,44 @@ def _prepare(x: Exchange, step: Step, course: Course | None, deps: Deps) -> None
         left_s = max(0.001, x.started_s + router.rules.deadline_s - now_s)
         if timeouts.first_byte_s > left_s:
             x.timeouts = msgspec.structs.replace(timeouts, first_byte_s=left_s)
+
+
+def _hedge(x: Exchange, step: Step, course: Course, deps: Deps) -> Hedge | None:
+    """What may be done should this try take long."""
+    assert x.call is not None
+    router, stream = deps.router, x.call.peek.stream
+    if step.probe or x.attempts:
+        # One that finds out about a provider is to be heard to its end, and one that comes after a failure is a
+        # second try already.
+        return None
+    router.hedges.earn()
+    usual_s = step.candidate.health.heads[stream].read()
+
+    def second() -> Step | None:
+        if not router.hedges.spend():
+            return None
+        other = course.beside(step, deps.clock.monotonic())
+        begin(other)
+        return other
+
+    return Hedge(
+        inf if usual_s is None else max(usual_s, router.hedges.rules.least_s),
+        begin=second,
+        observe=lambda which, seconds: which.candidate.health.heads[stream].observe(seconds),
+        first=step,
+    )
+
+
+def _survivor(x: Exchange, step: Step, deps: Deps) -> Step:
+    """Whichever of two tries goes on; the other one is over."""
+    hedge, x.hedge = x.hedge, None
+    if hedge is None or hedge.step is None:
+        return step
+    survivor, other = (hedge.step, step) if hedge.won else (step, hedge.step)
+    if isinstance(hedge.lost, UpstreamError):
+        fail(other, _judged(hedge.lost), deps.clock.monotonic(), deps.router.rules)
+    end(other)
+    return survivor
 
 
 def _begun(step: Step, deps: Deps) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.ewma import DECAY_S, STALE_S, PeakEwma, RateEwma
+from gateway.routing.ewma import DECAY_S, SAMPLES_MAX, SAMPLES_MIN, STALE_S, PeakEwma, RateEwma, UsualTime
 
 samples = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 60)), min_size=1, max_size=50)
 
@@ -70,3 +70,17 @@ def test_a_rate_follows_both_ways():
         rate.observe(10.0, second)
 
     assert rate.read(60.0) == pytest.approx(10.0, abs=1.0)
+
+
+@given(st.lists(st.floats(0, 100), max_size=3 * SAMPLES_MAX))
+def test_a_usual_time_is_that_of_nineteen_in_twenty_of_the_latest(observed):
+    usual = UsualTime()
+
+    for seconds in observed:
+        usual.observe(seconds)
+
+    latest = sorted(observed[-SAMPLES_MAX:])
+    if len(latest) < SAMPLES_MIN:
+        assert usual.read() is None
+    else:
+        assert usual.read() == latest[len(latest) * 95 // 100]
