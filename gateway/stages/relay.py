@@ -31,6 +31,7 @@ from gateway.routing.verdict import Verdict, judge
 from gateway.settings import Timeouts
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.dialects import GEMINI_DIALECTS
+from gateway.wire.dialects import Dialect
 from gateway.wire.encoding import Inflater, response_inflater
 from gateway.wire.headers import response_headers
 
