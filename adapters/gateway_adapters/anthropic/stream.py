@@ -398,6 +398,8 @@ class ChunkTap:
             return b""
         self._deltas += 1
         self._bytes += len(text)
+        if self._kind != "thinking":
+            return b"".join((self._lead, b'"reasoning_content":', text, self._tail))
         label, self._label = self._label, self._detail
         return b"".join(
             (self._lead, b'"reasoning_content":', text, b",", label, b',"text":', text, b"}]", self._tail)
