@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.bridges.gemini_request import camel
 from gateway.bridges.hub import encode, request_members
+from gateway.bridges.responses_request import read_members
 from gateway.exchange import Call
 from gateway.wire.dialects import Dialect
 from gateway.wire.estimate import estimate_input_tokens
@@ -30,8 +31,15 @@ def _count_contents(call: Call) -> bytes:
     return encode({"totalTokens": estimate_input_tokens(call.body)})
 
 
+def _count_input(call: Call) -> bytes:
+    """OpenAI's answer, https://platform.openai.com/docs/api-reference/responses/input-tokens."""
+    read_members(call.body)
+    return encode({"object": "response.input_tokens", "input_tokens": estimate_input_tokens(call.body)})
+
+
 #: By the dialect that asks; each raises BadRequest where there is nothing to count.
 COUNTERS: Final[dict[Dialect, Callable[[Call], bytes]]] = {
+    Dialect.OPENAI_INPUT_TOKENS: _count_input,
     Dialect.ANTHROPIC_COUNT_TOKENS: _count_messages,
     Dialect.GEMINI_COUNT_TOKENS: _count_contents,
 }

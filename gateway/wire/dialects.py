@@ -25,6 +25,8 @@ class Dialect(StrEnum):
     OPENAI_CHAT = "openai.chat"
     OPENAI_COMPLETIONS = "openai.completions"
     OPENAI_RESPONSES = "openai.responses"
+    #: How many tokens a response would take in.
+    OPENAI_INPUT_TOKENS = "openai.input_tokens"
     OPENAI_EMBEDDINGS = "openai.embeddings"
     OPENAI_IMAGES = "openai.images"
     #: Edits and variations: pictures go in, mostly in a form.
@@ -48,6 +50,7 @@ PATHS: dict[bytes, Dialect] = {
     b"/chat/completions": Dialect.OPENAI_CHAT,
     b"/completions": Dialect.OPENAI_COMPLETIONS,
     b"/responses": Dialect.OPENAI_RESPONSES,
+    b"/responses/input_tokens": Dialect.OPENAI_INPUT_TOKENS,
     b"/embeddings": Dialect.OPENAI_EMBEDDINGS,
     b"/images/generations": Dialect.OPENAI_IMAGES,
     b"/images/edits": Dialect.OPENAI_IMAGE_EDITS,
@@ -74,11 +77,18 @@ UNIT_DIALECTS = frozenset(
 )
 #: May be called without a price: they cost nothing unless a price says otherwise.
 FREE_DIALECTS = frozenset(
-    {Dialect.OPENAI_MODERATIONS, Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS}
+    {
+        Dialect.OPENAI_MODERATIONS,
+        Dialect.OPENAI_INPUT_TOKENS,
+        Dialect.ANTHROPIC_COUNT_TOKENS,
+        Dialect.GEMINI_COUNT_TOKENS,
+    }
 )
 
 #: They ask how many tokens a request would be. Nothing is generated, and nothing is charged.
-COUNT_DIALECTS = frozenset({Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS})
+COUNT_DIALECTS = frozenset(
+    {Dialect.OPENAI_INPUT_TOKENS, Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS}
+)
 
 #: Their streams close with `data: [DONE]`.
 DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})

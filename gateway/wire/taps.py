@@ -19,7 +19,7 @@ from itertools import islice
 
 import msgspec
 
-from gateway.wire.dialects import UNIT_DIALECTS, Dialect
+from gateway.wire.dialects import COUNT_DIALECTS, UNIT_DIALECTS, Dialect
 from gateway.wire.sse import BOM, Frame, FrameScanner, cut, find_blank, parse
 from gateway.wire.usage import (
     Usage,
@@ -97,7 +97,7 @@ class _Ranks(msgspec.Struct, frozen=True, gc=False):
 #: Their streams need no end that is known here: one that ends cleanly is whole.
 _LOOSE = UNIT_DIALECTS | {Dialect.OPENAI_OTHER}
 #: Their answers are no text that could be counted.
-_NO_TEXT = _LOOSE - {Dialect.OPENAI_TRANSCRIPTIONS} | {Dialect.OPENAI_EMBEDDINGS}
+_NO_TEXT = _LOOSE - {Dialect.OPENAI_TRANSCRIPTIONS} | {Dialect.OPENAI_EMBEDDINGS} | COUNT_DIALECTS
 #: As far as a member's name, its colon and the first quote of its value may reach.
 _EDGE_BYTES = 48
 _OPENS_TEXT = re.compile(rb'[ \t\r\n]{0,16}:[ \t\r\n]{0,16}"')

@@ -367,3 +367,30 @@ async def test_langchain(bridged):
     assert whole is not None
     assert whole.text == "One two."
     assert whole.usage_metadata["total_tokens"] == 29
+
+
+async def test_input_tokens_are_estimated_where_nobody_counts_them(bridged):
+    gateway, upstream = await bridged(same(answer(b"{}")))
+    client = gateway.openai()
+
+    short = await client.responses.input_tokens.count(model="gpt-x", input="Hi")
+    long = await client.responses.input_tokens.count(model="gpt-x", input="Hi " * 1000)
+
+    assert short.object == "response.input_tokens"
+    assert 0 < short.input_tokens < 50
+    assert 500 < long.input_tokens < 2000
+    assert upstream.requests == []
+    records = await gateway.records(2)
+    assert [(record.input_tokens, record.output_tokens, record.cost_nanos) for record in records] == [(0, 0, 0)] * 2
+
+
+async def test_input_tokens_are_counted_where_somebody_does(stage):
+    counted = b'{"object":"response.input_tokens","input_tokens":11}'
+    gateway, upstream = await stage.gateway(same(answer(counted)))
+
+    count = await gateway.openai().responses.input_tokens.count(model="gpt-x", input="Hi")
+
+    assert count.input_tokens == 11
+    assert upstream.requests[0].target == b"/v1/responses/input_tokens"
+    [record] = await gateway.records(1)
+    assert (record.input_tokens, record.output_tokens, record.cost_nanos) == (0, 0, 0)
