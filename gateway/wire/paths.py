@@ -29,7 +29,7 @@ GENERATIONS = b"/generations/"
 GENERATION = b"/generation"
 _GENERATIONS_LABEL = "/v1/generations/*"
 #: Posted to with a model and paid for as any call, without being a dialect of their own.
-RELAYED = frozenset({b"/responses/input_tokens", b"/responses/compact"})
+RELAYED = frozenset({b"/responses/compact"})
 #: Google's paths name the model and what is to be done. Its SDKs write one of several versions before them, and those
 #: that are told of Vertex AI the project and the publisher too, which are not a caller's to choose.
 _GEMINI = re.compile(
