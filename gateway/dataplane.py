@@ -15,14 +15,15 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan
 
 from gateway.deps import Deps, Handler
-from gateway.errors import ClosedEndpoint, MethodNotAllowed, Overloaded, UnknownRoute
-from gateway.exchange import Exchange, Headers, Receive, Scope, Send
-from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, LISTS, MODELS, OPEN, build
+from gateway.errors import BadRequest, ClosedEndpoint, MethodNotAllowed, Overloaded, UnknownRoute
+from gateway.exchange import Exchange, Headers, Message, Receive, Scope, Send
+from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, LISTS, MODELS, OPEN, REALTIME, build
 from gateway.settings import Cors
 from gateway.wire import paths
 from gateway.wire.dialects import Dialect
 from gateway.wire.objects import ObjectPath, Operation
 from gateway.wire.paths import Target, resolve
+from gateway.wire.realtime import presented_by
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,12 @@ class V1:
         self._lists = build(LISTS, deps)
         self._kinds = frozenset(deps.settings.objects.kinds)
         self._relayed = tuple(prefix.encode() for prefix in deps.settings.objects.relay)
+        realtime = deps.settings.realtime
+        self._realtime = build(REALTIME, deps)
+        self._conversations = realtime.enabled
+        self._ephemeral_keys = realtime.ephemeral_keys
+        self._no_handshake = build(KNOWN_CALLER, deps, end=_refuse_plain)
+        self._no_ephemeral_keys = build(KNOWN_CALLER, deps, end=_refuse_ephemeral_keys)
         self._closed = build(KNOWN_CALLER, deps, end=_refuse_endpoint)
         self._no_route = build(OPEN, deps, end=_refuse_route)
         self._no_method = build(KNOWN_CALLER, deps, end=_refuse_method)
@@ -61,7 +68,7 @@ class V1:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Not a coroutine itself: what it finds is awaited by whoever called, one frame less for each request.
         if scope["type"] != "http":
-            return send({"type": "websocket.close", "code": 1003})
+            return self._converse(scope, receive, send)
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         target = self._hot.get(raw_path)
         if target is None:
@@ -75,6 +82,17 @@ class V1:
         if not await self._cors.handled(x):
             await self._handler(x)(x)
 
+    def _converse(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """A WebSocket. It is refused by an HTTP answer, like any other request."""
+        target = resolve(scope.get("raw_path") or scope["path"].encode()) or _NOWHERE
+        headers = scope["headers"]
+        if key := presented_by(scope["subprotocols"]):
+            headers = [*headers, (b"authorization", b"Bearer " + key.encode("latin-1", "replace"))]
+        x = Exchange({**scope, "method": "GET", "headers": headers}, receive, _denying(scope, send), target)
+        if target.path != paths.REALTIME:
+            return self._no_route(x)
+        return (self._realtime if self._conversations else self._closed)(x)
+
     def _handler(self, x: Exchange) -> Handler:
         target, method = x.target, x.scope["method"]
         if target is _NOWHERE:
@@ -87,6 +105,8 @@ class V1:
             return self._generations
         if target.objects is not None:
             return self._object(x, target.objects, method)
+        if target.path.startswith(paths.REALTIME):
+            return self._realtime_over_http(x, method)
         if target.path in paths.RELAYED:
             return self._inference if method == "POST" else self._no_method
         # What a path does that is not understood here, and whose objects it shows, nobody can say.
@@ -94,6 +114,17 @@ class V1:
             return self._closed
         x.operation = Operation("other", "relay")
         return self._inference if method in _RELAYED_METHODS else self._no_method
+
+    def _realtime_over_http(self, x: Exchange, method: str) -> Handler:
+        """What leads to a conversation: itself without its handshake, or a key that the provider makes for one."""
+        if x.target.path == paths.REALTIME:
+            return self._no_handshake
+        if method != "POST":
+            return self._no_method
+        if not self._ephemeral_keys:
+            return self._no_ephemeral_keys
+        x.operation = Operation("other", "relay")
+        return self._inference
 
     def _object(self, x: Exchange, path: ObjectPath, method: str) -> Handler:
         verb = path.methods.get(method)
@@ -230,6 +261,34 @@ class DataPlane(Router):
 
 async def _refuse_route(x: Exchange) -> None:
     raise UnknownRoute
+
+
+def _denying(scope: Scope, send: Send) -> Send:
+    """`send` for a WebSocket that may be refused as an HTTP request is."""
+    denies = "websocket.http.response" in scope.get("extensions", {})
+
+    async def sending(message: Message) -> None:
+        kind = message["type"]
+        if not kind.startswith("http."):
+            await send(message)
+        elif denies:
+            await send({**message, "type": f"websocket.{kind}"})
+        elif kind == "http.response.start":
+            # Which servers answer with 403.
+            await send({"type": "websocket.close", "code": 1008})
+
+    return sending
+
+
+async def _refuse_plain(x: Exchange) -> None:
+    raise BadRequest("This is a WebSocket: connect with a handshake for one.", code="websocket_required")
+
+
+async def _refuse_ephemeral_keys(x: Exchange) -> None:
+    raise ClosedEndpoint(
+        "Short-lived keys of the provider's are not given out here, as what is done with them passes the gateway by. "
+        "Connect to the gateway's own /v1/realtime with a gateway key; browsers send it as a subprotocol."
+    )
 
 
 async def _refuse_endpoint(x: Exchange) -> None:

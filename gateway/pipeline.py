@@ -14,6 +14,7 @@ from gateway.exchange import Exchange
 from gateway.stages.admit import admit
 from gateway.stages.attempt import attempt
 from gateway.stages.authenticate import authenticate
+from gateway.stages.converse import converse
 from gateway.stages.defer import defer
 from gateway.stages.keep import keep
 from gateway.stages.list_models import list_models
@@ -60,6 +61,9 @@ GENERATIONS: tuple[Stage, ...] = (*KNOWN_CALLER, show_generation)
 
 #: `GET /v1/files` and the like: answered from our own books, within the caller's limits.
 LISTS: tuple[Stage, ...] = (*KNOWN_CALLER, reserve, list_objects)
+
+#: `GET /v1/realtime`: a WebSocket; it asks for money and limits again and again while it lasts.
+REALTIME: tuple[Stage, ...] = (*KNOWN_CALLER, converse)
 
 #: What anybody may be told: that there is nothing here.
 OPEN: tuple[Stage, ...] = (observe, rescue)

@@ -41,6 +41,7 @@ from gateway.infra.postgres import Database
 from gateway.kernel.key_store import create_key
 from gateway.secret import Secret
 from gateway.server.protocol import DirectProtocol
+from gateway.server.websocket import WebSocketProtocol
 from gateway.settings import Log, Model, Provider, Settings, Timeouts, Upstream
 from gateway.telemetry import Record
 from tests.upstreams import Headers, ScriptedUpstream
@@ -247,7 +248,9 @@ class RunningGateway:
             port=0,
             interface="asgi3",
             http=http,
-            ws="none",
+            ws=WebSocketProtocol,
+            ws_max_size=self.settings.realtime.message_bytes_max,
+            ws_per_message_deflate=False,
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -19,6 +19,7 @@ Idle keep-alive connections are closed by one sweep a second (`sweep_idle`) inst
 
 import asyncio
 import logging
+import re
 import urllib.parse
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -38,6 +39,9 @@ EXTENSION = "gateway.direct"
 
 #: A request's line and headers; more is answered with 431.
 HEAD_BYTES_MAX = 64 * 1024
+
+#: Where a WebSocket may be opened; elsewhere the wish for one is left unheard.
+_CONVERSATIONS = re.compile(rb"/realtime/?(?:\?|$)")
 
 #: Written and not taken by the kernel; beyond it the source of the bytes is paused.
 HIGH_WATER_BYTES = 32 * 1024
@@ -242,6 +246,9 @@ class DirectProtocol(HttpToolsProtocol):
                 if self.parser.get_method() == b"CONNECT":
                     self._refuse(405, "This gateway opens no tunnels.")
                     return
+                if self._opens_websocket():
+                    self._open_websocket(data[upgrade.args[0] :])
+                    return
                 data = self._without_upgrade() + data[upgrade.args[0] :]
                 self._read_bytes = len(data)
                 self.parser = httptools.HttpRequestParser(self)
@@ -254,6 +261,28 @@ class DirectProtocol(HttpToolsProtocol):
                 break
         if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(431, _HEAD_TOO_LARGE)
+
+    def _opens_websocket(self) -> bool:
+        """Whether the head that was just read begins a conversation where there are any."""
+        return (
+            self.ws_protocol_class is not None
+            and self.parser.get_method() == b"GET"
+            and _CONVERSATIONS.search(self.url) is not None
+            and self._get_upgrade() == b"websocket"
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def _open_websocket(self, rest: bytes) -> None:
+        """Hand the connection over, with the head that was read and what came behind it."""
+        self.connections.discard(self)
+        head = [b"GET %b HTTP/1.1" % self.url, *(b"%b: %b" % pair for pair in self.headers)]
+        assert self.ws_protocol_class is not None
+        protocol = self.ws_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
     def _without_upgrade(self) -> bytes:
         """The head that was just read, without the wish for another protocol.

@@ -26,6 +26,7 @@ from gateway.errors import GatewayError
 from gateway.infra.embedded import Stores
 from gateway.infra.link import Link
 from gateway.server.protocol import DirectProtocol, sweep_idle
+from gateway.server.websocket import WebSocketProtocol
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,9 @@ def run_worker(
             app_factory(settings, stores, link),
             interface="asgi3",
             http=DirectProtocol,
-            ws="none",
+            ws=WebSocketProtocol,
+            ws_max_size=settings.realtime.message_bytes_max,
+            ws_per_message_deflate=False,
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -110,7 +110,9 @@ async def _pass_on(x: Exchange, error: UpstreamRefused, body: bytes) -> None:
 
 async def _break_off(x: Exchange, error: GatewayError) -> None:
     downstream = x.downstream
-    assert downstream is not None
+    if downstream is None:
+        # A conversation, which has said so itself.
+        return
     if not x.streaming:
         downstream.abort()
     else:

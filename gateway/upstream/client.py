@@ -11,9 +11,11 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
+
+from websockets.asyncio.client import ClientConnection
 
 from gateway.api import Origin, UpstreamRequest
 from gateway.errors import UpstreamDisconnected, UpstreamError, UpstreamUnreachable
@@ -27,6 +29,7 @@ from gateway.upstream.proxy import Proxies
 from gateway.upstream.request import HeadEncoder, upload
 from gateway.upstream.response import UpstreamResponse
 from gateway.upstream.tls import client_context
+from gateway.upstream.websocket import open_websocket
 
 #: A server that had closed a pooled connection answers a write with a reset within one round trip. What fails later
 #: was at work on the request, and sending it again could be paid for twice.
@@ -121,6 +124,26 @@ class UpstreamClient:
             # Looked up again: a pool that lost its last connection may have been swept away in the meantime.
             pool = self._pools.get(request.origin) or self._open_pool(request.origin)
             connection = await pool.acquire(timeouts.connect_s, fresh=True)
+
+    async def open_websocket(
+        self, request: UpstreamRequest, *, subprotocols: Sequence[str], timeouts: Timeouts, message_bytes_max: int
+    ) -> ClientConnection:
+        """A conversation of its own, outside the pools; see `websocket.py`.
+
+        Raises:
+            Refusal: the provider says no.
+            UpstreamError: it could not be asked.
+        """
+        if self._closed:
+            raise UpstreamUnreachable(detail="the client is closed")
+        return await open_websocket(
+            request,
+            subprotocols=subprotocols,
+            timeouts=timeouts,
+            tls=self._tls,
+            proxy=self._proxies.choose(request.origin),
+            message_bytes_max=message_bytes_max,
+        )
 
     def _start(
         self,

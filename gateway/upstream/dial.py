@@ -42,12 +42,9 @@ async def dial(owner: Owner, *, origin: Origin, proxy: Proxy | None, tls: ssl.SS
         UpstreamUnreachable: no address, nobody there, the proxy refuses, or TLS fails.
     """
     loop = asyncio.get_running_loop()
-    host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
     try:
-        sock = await _connect(loop, await _resolve(loop, host, port))
+        sock = await reach(loop, origin, proxy, tunnel=tls is not None)
         try:
-            if proxy is not None and tls is not None:
-                await _tunnel(loop, sock, Tunnel(proxy, origin))
             connection = Connection(owner, loop)
             await loop.create_connection(
                 lambda: connection,
@@ -60,8 +57,27 @@ async def dial(owner: Owner, *, origin: Origin, proxy: Proxy | None, tls: ssl.SS
             raise
     except (OSError, UnicodeError) as error:
         # ssl.SSLError and socket.gaierror are OSErrors; a name that IDNA refuses is a UnicodeError.
-        raise UpstreamUnreachable(detail=_describe(error)) from error
+        raise UpstreamUnreachable(detail=describe(error)) from error
     return connection
+
+
+async def reach(
+    loop: asyncio.AbstractEventLoop, origin: Origin, proxy: Proxy | None, *, tunnel: bool
+) -> socket.socket:
+    """A connected socket: to the origin, to a proxy, or by `tunnel` through that to the origin.
+
+    Raises:
+        UpstreamUnreachable, OSError, UnicodeError: there is no way.
+    """
+    host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
+    sock = await _connect(loop, await _resolve(loop, host, port))
+    if proxy is not None and tunnel:
+        try:
+            await _tunnel(loop, sock, Tunnel(proxy, origin))
+        except BaseException:
+            sock.close()
+            raise
+    return sock
 
 
 async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[_Address]:
@@ -112,7 +128,8 @@ async def _tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, tunnel: 
         pass
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """Why a connection failed, for the log."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"tls: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -30,6 +30,9 @@ GENERATION = b"/generation"
 _GENERATIONS_LABEL = "/v1/generations/*"
 #: Posted to with a model and paid for as any call, without being a dialect of their own.
 RELAYED = frozenset({b"/responses/compact"})
+#: Conversations over a WebSocket, also in Azure's spelling; and what makes keys for them that pass the gateway by.
+REALTIME = b"/realtime"
+_AZURE_REALTIME = b"/openai/realtime"
 #: Google's paths name the model and what is to be done. Its SDKs write one of several versions before them, and those
 #: that are told of Vertex AI the project and the publisher too, which are not a caller's to choose.
 _GEMINI = re.compile(
@@ -62,6 +65,8 @@ def resolve(raw_path: bytes) -> Target | None:
         path = path[:-1]
     if (target := _gemini(path)) is not None:
         return target
+    if path == _AZURE_REALTIME:
+        return Target(Dialect.OPENAI_OTHER, REALTIME, "/v1/realtime")
     model = None
     if match := _DEPLOYMENT.fullmatch(path):
         model = urllib.parse.unquote(match[1].decode("latin-1"))
@@ -86,6 +91,8 @@ def resolve(raw_path: bytes) -> Target | None:
     if dialect is Dialect.OPENAI_OTHER:
         if decoded not in RELAYED and (objects := object_path(path)) is not None:
             return Target(dialect, objects.path, objects.label, None, objects)
+        if decoded == REALTIME:
+            return Target(dialect, REALTIME, "/v1/realtime")
         is_generation = path == GENERATION or path.startswith(GENERATIONS)
         return Target(dialect, path, _GENERATIONS_LABEL if is_generation else _OTHER_LABEL, model)
     if dialect in GEMINI_DIALECTS:
