@@ -180,8 +180,7 @@ class Upload:
         if not message.get("more_body", False):
             self._ended = True
             self.form.finish()
-            if self._length is None:
-                self._length = self.read_bytes
+            self._length = self.read_bytes
         return piece
 
     async def _fill_spool(self) -> None:

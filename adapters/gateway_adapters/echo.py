@@ -32,6 +32,12 @@ _ROW = Row(
             Dialect.OPENAI_COMPLETIONS,
             Dialect.OPENAI_RESPONSES,
             Dialect.OPENAI_EMBEDDINGS,
+            Dialect.OPENAI_IMAGES,
+            Dialect.OPENAI_IMAGE_EDITS,
+            Dialect.OPENAI_SPEECH,
+            Dialect.OPENAI_TRANSCRIPTIONS,
+            Dialect.OPENAI_MODERATIONS,
+            Dialect.RERANK,
             Dialect.OPENAI_OTHER,
         }
     ),

@@ -7,6 +7,7 @@ them. Identifiers and times are made from the request's bytes: nothing here is r
 No sockets here: `echo.py` writes the frames and does the waiting.
 """
 
+import base64
 import hashlib
 import itertools
 import re
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from gateway_adapters import echo_media
+
 DEFAULT_TEXT = "Hello! This is the gateway's echo provider: whatever you say comes back, word by word."
 #: More than this is refused, so that a typing error can't fill the memory.
 TOKENS_MAX = 1_000_000
@@ -23,6 +26,9 @@ DELAY_S_MAX = 600.0
 SLOW_S = 0.1
 DIMENSIONS = 8
 DIMENSIONS_MAX = 8192
+PICTURES_MAX = 10
+#: As many tokens as a picture is said to be.
+PICTURE_TOKENS = 100
 #: Where made-up times begin, seconds since 1970.
 _EPOCH = 1_760_000_000
 
@@ -37,6 +43,10 @@ _STATUS_TYPES = {
 }
 
 _encode = msgspec.json.encode
+
+
+#: An event: the pause before it, its type, and what else is in it.
+_Event = tuple[float, str, dict[str, object]]
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +82,7 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Request(msgspec.Struct):
-    """The members of the four dialects' requests that matter here; everything else is accepted and ignored."""
+    """The members of the dialects' requests that matter here; everything else is accepted and ignored."""
 
     model: str = "echo"
     messages: list[dict[str, object]] = []
@@ -85,6 +95,14 @@ class _Request(msgspec.Struct):
     max_output_tokens: int | None = None
     dimensions: int | None = None
     encoding_format: str | None = None
+    n: int | None = None
+    query: str = ""
+    documents: list[object] = []
+    top_n: int | None = None
+    response_format: object = None
+    stream_format: str | None = None
+    #: Of a form: the bytes of its file.
+    file: bytes | None = None
 
 
 def script_of(model: str) -> Script | None:
@@ -121,7 +139,7 @@ def answer(method: bytes, path: bytes, body: bytes) -> Answer:
     if method != b"POST":
         return _refusal(405, "POST is needed here")
     try:
-        request = msgspec.json.decode(body, type=_Request)
+        request = _of_form(echo_media.read_form(body)) or msgspec.json.decode(body, type=_Request)
     except (msgspec.DecodeError, RecursionError) as error:
         return _refusal(400, f"not a request: {error}")
     script = script_of(request.model)
@@ -298,12 +316,133 @@ def _embeddings(turn: _Turn) -> Answer:
     return _json({"object": "list", "data": data, "model": turn.model, "usage": usage}, turn)
 
 
+def _pictures(turn: _Turn) -> Answer:
+    count = min(max(turn.request.n or 1, 1), PICTURES_MAX)
+    drawn = [base64.b64encode(echo_media.picture(b"%d %b" % (index, turn.text.encode()))) for index in range(count)]
+    usage = {
+        "input_tokens": turn.input_tokens,
+        "input_tokens_details": {"text_tokens": turn.input_tokens, "image_tokens": 0},
+        "output_tokens": PICTURE_TOKENS * count,
+        "total_tokens": turn.input_tokens + PICTURE_TOKENS * count,
+    }
+    if not turn.request.stream:
+        data = [{"b64_json": each.decode()} for each in drawn]
+        return _json({"created": turn.created, "output_format": "png", "data": data, "usage": usage}, turn)
+    kind = "image_generation" if turn.request.file is None else "image_edit"
+    return _stream(
+        _named(
+            (turn.script.delay_s, f"{kind}.partial_image", {"partial_image_index": 0, "b64_json": drawn[0].decode()}),
+            (turn.script.delay_s, f"{kind}.completed", {"b64_json": drawn[0].decode(), "usage": usage}),
+        )
+    )
+
+
+def _speech(turn: _Turn) -> Answer:
+    pieces = echo_media.sound(turn.words)
+    pause_s = turn.script.delay_s
+    if turn.request.stream_format == "sse":
+        usage = {
+            "input_tokens": turn.input_tokens,
+            "output_tokens": len(turn.words),
+            "total_tokens": turn.input_tokens + len(turn.words),
+        }
+        deltas: list[_Event] = [
+            (pause_s, "speech.audio.delta", {"audio": base64.b64encode(piece).decode()}) for piece in pieces[1:]
+        ]
+        return _stream(_named(*deltas, (0.0, "speech.audio.done", {"usage": usage})))
+    frames = ((pause_s if index > 1 else 0.0, piece) for index, piece in enumerate(pieces))
+    return Answer(content_type=b"audio/wav", frames=iter(frames))
+
+
+def _transcript(turn: _Turn) -> Answer:
+    file = turn.request.file or b""
+    seconds = echo_media.recorded_s(file)
+    text = f"A recording of {len(file)} bytes."
+    usage = {"type": "duration", "seconds": seconds}
+    if turn.request.stream:
+        deltas: list[_Event] = [
+            (turn.script.delay_s, "transcript.text.delta", {"delta": word}) for word in _WORD.findall(text)
+        ]
+        return _stream(_named(*deltas, (0.0, "transcript.text.done", {"text": text, "usage": usage})))
+    match turn.request.response_format:
+        case "text":
+            return _plain(text + "\n")
+        case "srt":
+            return _plain(f"1\n00:00:00,000 --> {_clock(seconds, ',')}\n{text}\n\n")
+        case "vtt":
+            return _plain(f"WEBVTT\n\n00:00:00.000 --> {_clock(seconds, '.')}\n{text}\n\n")
+        case "verbose_json":
+            whole = {"task": "transcribe", "language": "english", "duration": seconds, "text": text, "segments": []}
+            return _json({**whole, "usage": usage}, turn)
+    return _json({"text": text, "usage": usage}, turn)
+
+
+def _moderations(turn: _Turn) -> Answer:
+    given = turn.request.input if isinstance(turn.request.input, list) else [turn.request.input]
+    results = [{"flagged": False, "categories": {}, "category_scores": {}} for _ in given]
+    return _json({"id": f"modr-{turn.digest}", "model": turn.model, "results": results}, turn)
+
+
+def _ranks(turn: _Turn) -> Answer:
+    """Documents by the share of the query's words that they have."""
+    wanted = {word.strip().lower() for word in _WORD.findall(turn.request.query)} or {""}
+    scored = []
+    for index, document in enumerate(turn.request.documents):
+        words = {word.strip().lower() for word in _WORD.findall(_text(document))}
+        scored.append({"index": index, "relevance_score": len(wanted & words) / len(wanted)})
+    scored.sort(key=lambda each: -each["relevance_score"])
+    searches = max(1, -(-len(scored) // 100))
+    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": searches}}
+    top = turn.request.top_n
+    return _json({"id": turn.digest, "results": scored if top is None else scored[: max(top, 0)], "meta": meta}, turn)
+
+
 _DIALECTS = {
     b"/chat/completions": _chat,
     b"/completions": _completions,
     b"/responses": _responses,
     b"/embeddings": _embeddings,
+    b"/images/generations": _pictures,
+    b"/images/edits": _pictures,
+    b"/images/variations": _pictures,
+    b"/audio/speech": _speech,
+    b"/audio/transcriptions": _transcript,
+    b"/audio/translations": _transcript,
+    b"/moderations": _moderations,
+    b"/rerank": _ranks,
 }
+
+
+def _of_form(fields: dict[str, bytes]) -> _Request | None:
+    """The request that a form makes; None where there is none."""
+    if not fields:
+        return None
+    texts = {name: value.decode("utf-8", "replace").strip() for name, value in fields.items() if len(value) < 10_000}
+    number = texts.get("n", "")
+    return _Request(
+        model=texts.get("model") or "echo",
+        prompt=texts.get("prompt", ""),
+        response_format=texts.get("response_format"),
+        n=int(number) if number.isdecimal() and len(number) < 4 else None,
+        stream=texts.get("stream", "").lower() == "true",
+        file=next((fields[name] for name in ("file", "image", "image[]") if name in fields), b""),
+    )
+
+
+def _named(*events: _Event) -> Iterator[tuple[float, bytes]]:
+    """Frames of events that have their type in their data, as OpenAI's for media have."""
+    for pause_s, kind, members in events:
+        yield pause_s, b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode({"type": kind, **members}))
+
+
+def _plain(text: str) -> Answer:
+    body = text.encode()
+    return Answer(content_type=b"text/plain; charset=utf-8", frames=iter(((0.0, body),)), size_bytes=len(body))
+
+
+def _clock(seconds: float, point: str) -> str:
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{thousandths:03}"
 
 
 def _paced(turn: _Turn) -> Iterator[tuple[float, str]]:

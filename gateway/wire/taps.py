@@ -277,10 +277,12 @@ class TranscriptTap(JSONTap):
         if usage is not None or self.errored or self._tail:
             return usage
         try:
-            duration = _decode_transcript(self._fold()).duration
+            # Some write the number as a text.
+            duration = bytes(_decode_transcript(self._fold()).duration).strip(b'"')
         except _UNREADABLE:
             return None
-        return parse_usage(b'{"type":"duration","seconds":%b}' % bytes(duration)) if bytes(duration) else None
+        usage = parse_usage(b'{"type":"duration","seconds":%b}' % duration)
+        return usage if usage is not None and usage.seconds > 0 else None
 
 
 class RanksTap(JSONTap):

@@ -192,7 +192,7 @@ def test_failing_on_request() -> None:
     ("method", "path", "body", "status"),
     [
         (b"GET", b"/v1/chat/completions", b"", 405),
-        (b"POST", b"/v1/audio/speech", b"{}", 404),
+        (b"POST", b"/v1/audio/nothing", b"{}", 404),
         (b"POST", b"/v1/chat/completions", b"", 400),
         (b"POST", b"/v1/chat/completions", b'{"messages":{}}', 400),
         (b"POST", b"/v1/chat/completions", b"[" * 100_000, 400),

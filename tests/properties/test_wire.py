@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import BadRequest
 from gateway.wire.dialects import Dialect
-from gateway.wire.form import peek_form, rewrite_form
+from gateway.wire.form import FormScanner, peek_form, rewrite_form
 from gateway.wire.peek import WATCHED, peek, rewrite, splice
 from gateway.wire.ratelimit import format_duration, parse_duration
 from gateway.wire.sse import FrameScanner
@@ -198,6 +198,8 @@ def test_splices_put_each_piece_where_it_belongs(text: bytes, data: st.DataObjec
 
 # -- form bodies ---------------------------------------------------------------------------------------------
 
+HEAD = b'Content-Disposition: form-data; name="model"\r\n\r\n'
+FILE_HEAD = b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 CONTENT = st.lists(
     st.sampled_from([b"\r\n", b"--XX", b"--", b"\r", b"XX", b"\r\n\r\n", b"a", b"\xff"]), max_size=8
 ).map(b"".join)
@@ -218,6 +220,33 @@ def test_a_form_is_read_in_any_order_and_only_the_model_changes(files: list[byte
     assert found.model == "@"
     assert found.model_span is not None
     assert rewrite_form(body, found, model=model) == splice(body, [(found.model_span, model.encode())])
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"--XX", b"--XX--", b"\r\n", b" ", b"-", b"--", b"x", b"--XXY", b"\r", HEAD, FILE_HEAD]),
+        max_size=24,
+    ).map(b"".join),
+    st.lists(st.integers(0, 400), max_size=8),
+)
+def test_a_form_reads_the_same_in_any_pieces(body: bytes, marks: list[int]):
+    def read(pieces: list[bytes]) -> object:
+        scanner = FormScanner(b"multipart/form-data; boundary=XX")
+        try:
+            for piece in pieces:
+                scanner.feed(piece)
+            scanner.finish()
+        except BadRequest as error:
+            return error.param
+        return scanner.fields, scanner.spans, scanner.files, scanner.recording.size_bytes
+
+    cuts = sorted(min(mark, len(body)) for mark in marks)
+    some = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+
+    whole = read([body])
+
+    assert read(some) == whole
+    assert read([body[at : at + 1] for at in range(len(body))]) == whole
 
 
 # -- event streams -------------------------------------------------------------------------------------------

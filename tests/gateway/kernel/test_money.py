@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.kernel.money import MAX_NANOS, Price, Tier, cost_nanos, format_usd, hold_nanos, parse_usd
+from gateway.kernel.money import MAX_NANOS, Price, Tier, charged_units, cost_nanos, format_usd, hold_nanos, parse_usd
 from gateway.wire.usage import Usage
 
 USD = 1_000_000_000
@@ -119,3 +119,36 @@ def test_what_is_no_exact_amount_is_refused(text: str) -> None:
 )
 def test_dollars_are_written_exactly(nanos: int, text: str) -> None:
     assert format_usd(nanos) == text
+
+
+PICTURES = Price(image_nanos=4, image_prices={"hd": 8, "1024x1792": 7, "hd 1024x1792": 12})
+
+
+@pytest.mark.parametrize(
+    ("kind", "each", "held"),
+    [
+        ("hd 1024x1792", 12, 12),
+        ("standard 1024x1792", 7, 7),
+        ("hd 1024x1024", 8, 8),
+        ("standard 1024x1024", 4, 4),
+        # What the provider may choose is held for at its dearest.
+        ("hd", 8, 12),
+        ("1024x1792", 7, 12),
+        ("", 4, 12),
+    ],
+)
+def test_a_picture_costs_what_its_kind_costs(kind: str, each: int, held: int) -> None:
+    assert cost_nanos(Usage(images=3, image_kind=kind), PICTURES) == 3 * each
+    assert hold_nanos(0, 0, PICTURES, images=3, image_kind=kind) == 3 * held
+
+
+def test_searches_that_are_known_are_held_for() -> None:
+    assert hold_nanos(0, 0, Price(search_nanos=5), searches=3) == 15
+    assert hold_nanos(0, 0, Price(search_nanos=5)) == 0
+
+
+def test_the_units_of_a_price_are_those_it_charges_for() -> None:
+    assert charged_units(Price(input_mtok_nanos=1)) == frozenset()
+    assert charged_units(Price(hour_nanos=1, search_nanos=1)) == {"seconds", "searches"}
+    assert charged_units(Price(character_nanos=1, image_prices={"hd": 1})) == {"characters", "images"}
+    assert charged_units(Price(service_prices={"flex": Price(second_nanos=1)})) == {"seconds"}
