@@ -37,8 +37,17 @@ _TIMEOUTS: Final = Timeouts(connect_s=5.0, first_byte_s=10.0, idle_s=10.0, total
 class Renewals:
     """Keeps the credentials of some adapters good."""
 
-    def __init__(self, client: UpstreamClient, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: UpstreamClient,
+        *,
+        clock: Clock,
+        first_wait_s: float = FIRST_WAIT_S,
+        renew_s_min: float = RENEW_S_MIN,
+    ) -> None:
         self._client = client
+        self._first_wait_s = first_wait_s
+        self._renew_s_min = renew_s_min
         self._clock = clock
         self._tasks = TaskGroup()
 
@@ -53,7 +62,7 @@ class Renewals:
         if not firsts:
             return
         try:
-            async with asyncio.timeout(FIRST_WAIT_S):
+            async with asyncio.timeout(self._first_wait_s):
                 for first in firsts:
                     await first.wait()
         except TimeoutError:
@@ -66,7 +75,7 @@ class Renewals:
         retry_s = RETRY_S
         while (request := adapter.renewal(self._clock.now())) is not None:
             try:
-                pause_s = max(await self._renew(adapter, request), RENEW_S_MIN)
+                pause_s = max(await self._renew(adapter, request), self._renew_s_min)
                 retry_s = RETRY_S
             except GatewayError as error:
                 log.warning("provider %s has no new credential: %s", name, error.detail or error.message)

@@ -324,7 +324,7 @@ class GoogleWholeTap(GatheredTap):
         super().__init__(call, head)
         self._reader = _Reader(call, signatures)
         self._secret = secret
-        self._text_bytes = 0
+        self._text_chars = 0
         self._stream = GoogleStreamTap(call, head, signatures, secret=secret) if call.peek.stream else None
         self.content_type = JSON_TYPE if self._stream is None else SSE_TYPE
 
@@ -333,7 +333,7 @@ class GoogleWholeTap(GatheredTap):
 
     def delivered(self) -> Usage:
         source = super().delivered().source
-        return Usage(output_tokens=self._text_bytes // BYTES_PER_TOKEN, source=source)
+        return Usage(output_tokens=self._text_chars // BYTES_PER_TOKEN, source=source)
 
     def _written(self, body: bytes) -> bytes:
         events = _decode_many(body) if body.lstrip().startswith(b"[") else [_decode(body)]
@@ -388,7 +388,7 @@ class GoogleWholeTap(GatheredTap):
                 name = "reasoning_content" if part.thought else "content"
                 message[name] = (message.get(name) or "") + part.text
                 choice.said = choice.said or not part.thought
-                self._text_bytes += len(part.text)
+                self._text_chars += len(part.text)
             elif part.functionCall is not None:
                 message.setdefault("tool_calls", []).append(self._reader.called(choice, part, part.functionCall))
             elif part.inlineData is not None and (image := _image(part.inlineData)) is not None:
