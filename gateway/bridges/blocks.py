@@ -158,17 +158,12 @@ class Blocks:
             _DELTAS[kind],
         )
         if kind == "tool_use":
-            content = encode({"type": kind, "id": block.id, "name": block.name, "input": {}})
+            id_ = block.id or call_id(self._name, block.number)
+            content = encode({"type": kind, "id": id_, "name": block.name, "input": {}})
         else:
             content = _EMPTY[kind]
-        return (
-            out
-            + b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
-            % (
-                self._index,
-                content,
-            )
-        )
+        start = b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
+        return out + start % (self._index, content)
 
     def _write(self, text: str) -> bytes:
         return b"%b%b}}\n\n" % (self._delta, encode(text))
