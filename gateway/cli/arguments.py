@@ -150,8 +150,8 @@ def _users(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shar
         "create",
         "make somebody with an account and a key, such as the first administrator",
         "Make somebody with an account and a key, which is shown once. With --admin, whoever has that address "
-        "already becomes an administrator, with the password if one is given. There is no default password, and none on the "
-        "command line.",
+        "already becomes one, with the password if one is given. No password is on the command line, and none is "
+        "the default.",
     )
     create.add_argument("--email", required=True, metavar="ADDRESS", help="whose; you vouch for it")
     create.add_argument("--admin", action="store_true", help="an administrator (else a developer)")

@@ -136,6 +136,7 @@ class Desk:
         assert isinstance(control, ControlPlane)
         self.control: ControlPlane = control
         self.parts: Parts = control.parts
+        self.furnish()
         await self._stack.enter_async_context(self.app.lifespan_context(self.app))
         transport = httpx2.ASGITransport(self.app, raise_app_exceptions=True)
         self.client = httpx2.AsyncClient(transport=transport, base_url="http://gateway", timeout=60)
@@ -147,6 +148,9 @@ class Desk:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def furnish(self) -> None:
+        """Put other parts in before it runs; for those who inherit."""
 
     async def person(
         self,

@@ -81,6 +81,9 @@ CASES: dict[str, Case] = {
     },
     "POST /auth/reset-password": Case("public", {"password": "a new password", "token": "made up"}),
     "POST /auth/verify-email": Case("public", {"token": "made up"}),
+    # Nobody configured this issuer.
+    "GET /auth/login/{issuer}": Case("public"),
+    "GET /auth/callback/{issuer}": Case("public"),
     "GET /auth/session": Case("user"),
     "DELETE /auth/session": Case("user"),
     "PUT /user/password": Case("user", {"new_password": "correct horse battery"}),

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from gateway.control.accounts import auth, roles, teams, users
+from gateway.control.accounts import auth, redirects, roles, teams, users
 from gateway.control.route import Route
 
-ROUTES: Final[tuple[Route, ...]] = (*auth.ROUTES, *users.ROUTES, *teams.ROUTES, *roles.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (*auth.ROUTES, *redirects.ROUTES, *users.ROUTES, *teams.ROUTES, *roles.ROUTES)

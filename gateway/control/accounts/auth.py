@@ -203,7 +203,7 @@ async def sign_in(call: Call[SignIn, Nothing]) -> SignedIn:
     not known yet is registered; its first key is in the answer, this once. Who comes back gets a session.
     """
     token = call.body.token or call.body.privy_access_token
-    await _count_client(call, "sign in")
+    await count_client(call, "sign in")
     if token is not None:
         return await _sign_in_by_token(call, token)
     if call.body.email is None or call.body.password is None:
@@ -216,7 +216,7 @@ async def register(call: Call[Registration, Nothing]) -> Registered:
     parts, body = call.parts, call.body
     if not parts.settings.identity.registration:
         raise NotPermitted("Nobody can register here; ask an administrator.", code="registration_closed")
-    await _count_client(call, "register")
+    await count_client(call, "register")
     email = clean_email(body.email)
     password_hash = None
     if body.password is not None:
@@ -259,7 +259,7 @@ async def register(call: Call[Registration, Nothing]) -> Registered:
 async def request_reset(call: Call[Address, Address]) -> Done:
     """Send a link that sets a new password, if the address is known; the answer is the same if it is not."""
     email = clean_email(call.body.email or call.query.email or "")
-    await _count_client(call, "reset")
+    await count_client(call, "reset")
     await _count_address(call, "reset", email)
     call.parts.tasks.spawn(_send_link(call.parts, email, "reset_password"), name="send a link")
     return Done(message="If there is an account with this address, a link is on its way. It works for an hour.")
@@ -268,7 +268,7 @@ async def request_reset(call: Call[Address, Address]) -> Done:
 async def request_verification(call: Call[Address, Nothing]) -> Done:
     """Send the link that proves an address once more, if it is known and was not proved; the answer is the same."""
     email = clean_email(call.body.email or "")
-    await _count_client(call, "verify")
+    await count_client(call, "verify")
     await _count_address(call, "verify", email)
     call.parts.tasks.spawn(_send_link(call.parts, email, "verify_email"), name="send a link")
     return Done(message="If there is something to confirm, a link is on its way.")
@@ -279,7 +279,7 @@ async def reset_password(call: Call[NewPassword, Proof]) -> Done:
     before, so that the account may be another's making, its keys end as well.
     """
     parts = call.parts
-    await _count_client(call, "prove")
+    await count_client(call, "prove")
     token = call.body.token or call.query.token
     if token is None:
         raise Invalid("Give the token of the mail.", loc=("body", "token"))
@@ -313,7 +313,7 @@ async def reset_password(call: Call[NewPassword, Proof]) -> Done:
 async def verify_email(call: Call[Proof, Proof]) -> Done:
     """Prove an address with what was in the mail."""
     parts = call.parts
-    await _count_client(call, "prove")
+    await count_client(call, "prove")
     token = call.body.token or call.query.token
     if token is None:
         raise Invalid("Give the token of the mail.", loc=("body", "token"))
@@ -514,7 +514,12 @@ async def _send_link(parts: Parts, email: str, purpose: Literal["verify_email", 
         await send_proof(parts, session, user_id=row["id"], email=row["email"], purpose=purpose)
 
 
-async def _count_client(call: Call[Any, Any], what: str) -> None:  # Any: of any route
+async def count_client(call: Call[Any, Any], what: str) -> None:  # Any: of any route
+    """Count a try of whoever calls from that address.
+
+    Raises:
+        RateLimited, StoreUnavailable
+    """
     identity = call.parts.settings.identity
     await call.parts.throttle.take(
         f"{what} from", call.ip or "nowhere", limit=identity.tries_per_client, window_s=identity.tries_window_s
