@@ -30,8 +30,7 @@ from gateway.routing.refusal import error_of, refusal
 from gateway.routing.verdict import Verdict, judge
 from gateway.settings import Timeouts
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.dialects import GEMINI_DIALECTS
-from gateway.wire.dialects import Dialect
+from gateway.wire.dialects import GEMINI_DIALECTS, Dialect
 from gateway.wire.encoding import Inflater, response_inflater
 from gateway.wire.headers import response_headers
 
@@ -291,6 +290,9 @@ class _Pipe:
                 return
         x = self._x
         rest = self._tap.end()
+        if rest and x.first_byte_s is None:
+            # A translated answer may come as late as this; it is delivered all the same.
+            x.first_byte_s = self._clock.monotonic()
         if not self._native and (failure := self._tap.failure) is not None:
             self._break(failure, rest)
             return
@@ -307,6 +309,9 @@ class _Pipe:
             if error_in(body) and (refused := self._refused(body)) is not None:
                 self.fail(refused)
                 return
+        if rest and x.first_byte_s is None:
+            # An answer that is turned as a whole has its first byte at its end.
+            x.first_byte_s = self._clock.monotonic()
         cost_nanos = None if x.on_whole is None else x.on_whole()
         if self._gathered is None:
             x.bytes_out += len(rest)

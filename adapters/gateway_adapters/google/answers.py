@@ -232,10 +232,17 @@ class GoogleStreamTap(StreamTap):
         return out[0] if len(out) == 1 else b"".join(out)
 
     def end(self) -> bytes:
-        out = b""
-        if self.failure is None and (frame := self._scanner.finish()) is not None and frame.data:
-            out = self.event(frame.data)
+        rest = self._scanner.finish()
+        out = b"" if rest is None or self.failure is not None else self._last(rest.data)
         return out + self.close()
+
+    def _last(self, data: bytes) -> bytes:
+        """What was left without its blank line: an event, or half of one where the stream was cut."""
+        try:
+            event = _decode(data)
+        except UNREADABLE:
+            return b""
+        return self.chunks(event, data)
 
     def usage(self) -> Usage | None:
         return self._reader.usage()
