@@ -309,9 +309,6 @@ class _Pipe:
             if error_in(body) and (refused := self._refused(body)) is not None:
                 self.fail(refused)
                 return
-        if rest and x.first_byte_s is None:
-            # An answer that is turned as a whole has its first byte at its end.
-            x.first_byte_s = self._clock.monotonic()
         cost_nanos = None if x.on_whole is None else x.on_whole()
         if self._gathered is None:
             x.bytes_out += len(rest)
