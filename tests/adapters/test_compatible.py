@@ -75,7 +75,8 @@ def test_every_row_makes_a_provider(name: str) -> None:
     assert known.title
     assert f"{sent.origin.scheme}://{sent.origin.host}" in known.base_url
     assert sent.target.endswith(b"/chat/completions")
-    assert (b"authorization", b"Bearer k") in sent.headers
+    row = rows.row_of(name, {})
+    assert (row.auth_header.encode(), f"{row.auth_scheme} k".strip().encode()) in sent.headers
     assert Dialect.OPENAI_OTHER in adapter.dialects
 
 
