@@ -25,6 +25,7 @@ from gateway.bridges.hub import (
     chat_call,
     delta_of,
     encode,
+    has_logprobs,
     request_members,
     told,
     unsupported,
@@ -124,8 +125,16 @@ class CompletionStream:
         for choice in chunk.choices:
             delta = delta_of(choice)
             text = delta.content or delta.refusal or ""
+            if text and not (has_logprobs(choice) or choice.finish_reason):
+                # The usual.
+                out += b'%b"choices":[{"text":%b,"index":%d,"logprobs":null,"finish_reason":null}]}\n\n' % (
+                    head,
+                    encode(text),
+                    choice.index,
+                )
+                continue
             logprobs = None
-            if choice.logprobs:
+            if has_logprobs(choice):
                 logprobs = _logprobs(choice.logprobs, self._offsets.get(choice.index, 0))
                 self._offsets[choice.index] = self._offsets.get(choice.index, 0) + len(text)
             if not (text or choice.finish_reason or logprobs):

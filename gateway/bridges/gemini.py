@@ -21,7 +21,7 @@ from gateway.api import ResponseHead, Tap
 from gateway.bridges.bridge import Opened
 from gateway.bridges.calls import CallNumbers, JSONEnd, TooManyCalls
 from gateway.bridges.gemini_request import chat_of_gemini, includes_thoughts
-from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, ToolCall, calls_of, delta_of, encode
+from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, ToolCall, calls_of, delta_of, encode, has_logprobs
 from gateway.bridges.taps import BodyTap, StreamTap, Unwritable
 from gateway.exchange import Call
 from gateway.wire.dialects import JSON_TYPE, SSE_TYPE, Dialect
@@ -85,7 +85,18 @@ class _Candidate:
 class GeminiStream:
     """Writes a stream of answers in pieces."""
 
-    __slots__ = ("_candidates", "_events", "_first", "_id", "_model", "_tail", "_text", "_thoughts", "_waiting_chars")
+    __slots__ = (
+        "_candidates",
+        "_events",
+        "_first",
+        "_id",
+        "_model",
+        "_said",
+        "_tail",
+        "_text",
+        "_thoughts",
+        "_waiting_chars",
+    )
 
     def __init__(self, id_: str, *, model: str, thoughts: bool, events: bool) -> None:
         """`id_` and `model` are used where the provider names none; `events` is False for an array."""
@@ -99,6 +110,8 @@ class GeminiStream:
         #: What an object that is nothing but text of the first candidate begins with.
         self._text = b'{"candidates":[{"content":{"parts":[{"text":'
         self._candidates: dict[int, _Candidate] = {}
+        #: The first candidate is among them.
+        self._said = False
         self._waiting_chars = 0
 
     def write(self, chunk: Chunk) -> bytes:
@@ -112,8 +125,9 @@ class GeminiStream:
         for choice in choices:
             delta = delta_of(choice)
             text = delta.content
-            if text and not (choice.index or delta.tool_calls or choice.finish_reason or choice.logprobs):
-                out += self._put_parts_of_text(delta, text)
+            if text and self._said and self._is_plain(choice, delta):
+                # The usual: one more piece of text of the only candidate.
+                out += self._frame(b'%b%b}],"role":"model"},"index":0}]%b' % (self._text, encode(text), self._tail))
                 continue
             out += self._put(choice, delta)
         return out
@@ -131,16 +145,24 @@ class GeminiStream:
         out += self._frame(last[:-1] + self._tail)
         return out if self._events else out + b"]"
 
-    def _put_parts_of_text(self, delta: Delta, text: str) -> bytes:
-        """The usual: a piece of text of the only candidate."""
-        self._candidates.setdefault(0, _Candidate())
-        thought = self._thought(delta)
-        if thought or delta.refusal:
-            return self._object([*thought, {"text": text}, *_texts(delta.refusal)], 0)
-        return self._frame(b'%b%b}],"role":"model"},"index":0}]%b' % (self._text, encode(text), self._tail))
+    @staticmethod
+    def _is_plain(choice: Choice, delta: Delta) -> bool:
+        return not (
+            choice.index
+            or choice.finish_reason
+            or has_logprobs(choice)
+            or delta.tool_calls
+            or delta.reasoning_content
+            or delta.reasoning
+            or delta.refusal
+            or delta.function_call
+        )
 
     def _put(self, choice: Choice, delta: Delta) -> bytes:
-        candidate = self._candidates.setdefault(choice.index, _Candidate())
+        candidate = self._candidates.get(choice.index)
+        if candidate is None:
+            candidate = self._candidates[choice.index] = _Candidate()
+            self._said = 0 in self._candidates
         parts: Parts = [*self._thought(delta), *_texts(delta.content), *_texts(delta.refusal)]
         for call in calls_of(delta):
             self._take(candidate, call)

@@ -31,6 +31,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 _NONE: Final = msgspec.Raw(b"")
 _NULL: Final = b"null"
+_NULL_BYTES: Final = len(_NULL)
 _FALSY: Final = frozenset({b"", b"null", b"false", b'""', b"{}", b"[]", b"0"})
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -264,6 +265,11 @@ def read_chunk(data: bytes) -> Chunk:
 def delta_of(choice: Choice) -> Delta:
     """What a choice says, in a stream or not."""
     return choice.delta or choice.message or _NO_DELTA
+
+
+def has_logprobs(choice: Choice) -> bool:
+    """Whether there are log probabilities; null is as good as absent."""
+    return len(choice.logprobs) > _NULL_BYTES
 
 
 def calls_of(delta: Delta) -> list[ToolCall]:
