@@ -108,7 +108,8 @@ class Tap(Protocol):
 
     `feed` gets every body chunk (transfer coding already undone) and returns what the caller is sent for it: the
     same object when nothing changes. `end` is called once at the clean end of the body and returns what is still to
-    be sent. State must not grow with the length of the stream. The facts are read, never set, from outside.
+    be sent. State must not grow with the length of the stream (the one that has to is bounded: see
+    `bridges/responses_output.py`). The facts are read, never set, from outside.
     """
 
     @property
