@@ -31,12 +31,18 @@ _KIND_BYTES = 96
 _DATA_URL = b";base64,"
 _AUDIO = b'"input_audio":'
 _AUDIO_DATA = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*(?:"format"[^,]{0,32},[ \t\r\n]*)?"data"[ \t\r\n]*:[ \t\r\n]*"')
+#: How Google and Anthropic send media: the type and the data are members of one object, in either order.
+_INLINE = b'"data"'
+_INLINE_DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*"')
+_INLINE_KIND = re.compile(rb'"(?:mimeType|mime_type|media_type)"[ \t\r\n]*:[ \t\r\n]*"([a-z]{1,16})/')
+#: Less than this is not worth a look: as text it is few tokens.
+_INLINE_BYTES_MIN = 256
 _PICTURE = b'"image_url":'
-_FILE = b'"file_id":'
+_FILES = (b'"file_id":', b'"fileUri":', b'"file_uri":')
 
 
 def estimate_input_tokens(body: bytes) -> int:
-    """Tokens of a chat, completions, responses or embeddings body; at least 1."""
+    """Tokens of a body in any dialect; at least 1."""
     texts: list[tuple[int, int]] = []
     tokens = pictures = start = 0
     at = body.find(_DATA_URL)
@@ -45,13 +51,8 @@ def estimate_input_tokens(body: bytes) -> int:
         if end < 0:
             break
         kind = body[max(start, at - _KIND_BYTES) : at].rpartition(b"data:")[2]
-        if kind.startswith(b"image/"):
-            tokens += IMAGE_TOKENS
-            pictures += 1
-        elif kind.startswith((b"audio/", b"video/")):
-            tokens += (end - at) // _AUDIO_BYTES_PER_TOKEN
-        else:
-            tokens += min((end - at) // _DOCUMENT_BYTES_PER_TOKEN, _DOCUMENT_TOKENS_MAX)
+        pictures += kind.startswith(b"image/")
+        tokens += _media_tokens(kind.partition(b"/")[0], end - at)
         texts.append((start, at))
         start = end
         at = body.find(_DATA_URL, end)
@@ -60,13 +61,49 @@ def estimate_input_tokens(body: bytes) -> int:
     for begin, end in texts:
         text_bytes += end - begin
         linked += body.count(_PICTURE, begin, end)
-        files += body.count(_FILE, begin, end)
+        files += sum(body.count(name, begin, end) for name in _FILES)
+        if body.find(_INLINE, begin, end) >= 0:
+            media_bytes, media_tokens = _inline(body, begin, end)
+            text_bytes -= media_bytes
+            tokens += media_tokens
         if body.find(_AUDIO, begin, end) >= 0:
             audio_bytes = _audio_bytes(body, begin, end)
             text_bytes -= audio_bytes
             tokens += audio_bytes // _AUDIO_BYTES_PER_TOKEN
     tokens += max(0, linked - pictures) * IMAGE_TOKENS + files * FILE_TOKENS
     return max(1, text_bytes * 10 // _TEXT_BYTES_PER_10_TOKENS + tokens)
+
+
+def _media_tokens(kind: bytes, size_bytes: int) -> int:
+    """Tokens of so many bytes of base64; `kind` is what stands before the slash of the media type."""
+    if kind == b"image":
+        return IMAGE_TOKENS
+    if kind in (b"audio", b"video"):
+        return size_bytes // _AUDIO_BYTES_PER_TOKEN
+    return min(size_bytes // _DOCUMENT_BYTES_PER_TOKEN, _DOCUMENT_TOKENS_MAX)
+
+
+def _inline(body: bytes, begin: int, end: int) -> tuple[int, int]:
+    """Base64 bytes of media whose type stands beside their data, at most `_MEDIA_MAX` of them, and their tokens."""
+    size_bytes = tokens = 0
+    at = begin
+    for _ in range(_MEDIA_MAX):
+        at = body.find(_INLINE, at, end)
+        opened = None if at < 0 else _INLINE_DATA.match(body, at, end)
+        if at < 0:
+            break
+        closed = -1 if opened is None else body.find(b'"', opened.end(), end)
+        if opened is None or closed - opened.end() < _INLINE_BYTES_MIN:
+            at += len(_INLINE)
+            continue
+        kind = _INLINE_KIND.search(body, max(begin, at - _KIND_BYTES), at)
+        kind = kind or _INLINE_KIND.search(body, closed, min(closed + _KIND_BYTES, end))
+        # Text is text, and not in base64 at all at Anthropic.
+        if kind is not None and kind[1] != b"text":
+            size_bytes += closed - opened.end()
+            tokens += _media_tokens(kind[1], closed - opened.end())
+        at = closed
+    return size_bytes, tokens
 
 
 def _audio_bytes(body: bytes, begin: int, end: int) -> int:
