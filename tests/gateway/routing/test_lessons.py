@@ -31,6 +31,13 @@ def test_only_what_the_gateway_added_is_tried_without(status, answer, asked, our
     assert names_our_field(refused(answer, status), call(asked), OFFER) is ours
 
 
+def test_what_was_said_to_callers_of_another_dialect_teaches_too():
+    """They get no body of the provider's."""
+    told = RequestRefused("Unknown field: stream_options", status=400, body=None, blame="caller")
+
+    assert names_our_field(told, call(STREAM), OFFER)
+
+
 def test_what_was_not_asked_for_is_not_taken_back():
     knowing = Offer(model="m", provider="a", upstream_model="m", ask_usage=False)
 
