@@ -55,6 +55,7 @@ class Parts:
             timeout=CLIENT_TIMEOUT_S,
             follow_redirects=False,
             trust_env=False,
+            verify=deps.client.tls,
             limits=httpx2.Limits(max_connections=CLIENT_CONNECTIONS_MAX, max_keepalive_connections=4),
         )
         return cls(
