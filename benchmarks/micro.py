@@ -9,6 +9,8 @@ import argparse
 import timeit
 from collections.abc import Callable
 
+from gateway.api import Call, ProviderConfig, ResponseHead, Tap
+from gateway.secret import Secret
 from gateway.wire.dialects import Dialect
 from gateway.wire.estimate import estimate_input_tokens
 from gateway.wire.form import peek_form
@@ -16,6 +18,7 @@ from gateway.wire.headers import Headers, request_headers, response_headers
 from gateway.wire.peek import peek, rewrite
 from gateway.wire.sse import FrameScanner
 from gateway.wire.taps import JSONTap, SSETap
+from gateway_adapters.anthropic import Anthropic
 
 CHAT = (
     b'{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are a helpful assistant, answer briefly."},'
@@ -42,6 +45,15 @@ REPORT = (
 DELTA = (
     b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":2,'
     b'"item_id":"msg_1","output_index":0,"content_index":0,"delta":"Hi","logprobs":[]}\n\n'
+)
+PIECE = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta",'
+    b'"text":" the"}}\n\n'
+)
+OPENING = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","model":"claude-opus-5","usage":'
+    b'{"input_tokens":20,"output_tokens":1}}}\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"text"}}\n\n'
 )
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1790000000,"model":"gpt-4o-mini","choices":[{"index":0,'
@@ -86,12 +98,34 @@ def json_answer() -> None:
     tap.usage()
 
 
+def translating_tap() -> Tap:
+    """The tap of a chat client's stream from Anthropic, in the middle of a text."""
+    adapter = Anthropic()
+    adapter.configure(ProviderConfig(name="anthropic", base_url=None, api_key=Secret("sk-ant-x"), extra={}))
+    call = Call(
+        id="",
+        dialect=Dialect.OPENAI_CHAT,
+        method="POST",
+        path=b"/chat/completions",
+        query=b"",
+        headers=[],
+        body=CHAT,
+        peek=peek(CHAT),
+        model="",
+    )
+    tap = adapter.tap(call, ResponseHead(200, [(b"content-type", b"text/event-stream")]))
+    tap.feed(OPENING)
+    return tap
+
+
 def cases() -> list[tuple[str, Callable[[], object], int]]:
     """Name, what is timed, and how many operations one call is."""
     chat, stripping = SSETap(Dialect.OPENAI_CHAT), SSETap(Dialect.OPENAI_CHAT, strip_usage=True)
     responses, halves = SSETap(Dialect.OPENAI_RESPONSES), SSETap(Dialect.OPENAI_CHAT)
     scanner = FrameScanner()
     peeked = peek(CHAT)
+    anthropic, translating = SSETap(Dialect.ANTHROPIC_MESSAGES), translating_tap()
+    pieces = PIECE * 50
     burst, first, second = EVENT * 50, EVENT[:100], EVENT[100:]
     return [
         (f"peek, chat body of {len(CHAT)} bytes", lambda: peek(CHAT), 1),
@@ -109,6 +143,9 @@ def cases() -> list[tuple[str, Callable[[], object], int]]:
         ("tap, chat event in two pieces", lambda: (halves.feed(first), halves.feed(second)), 1),
         ("tap, usage chunk taken out", lambda: stripping.feed(REPORT), 1),
         ("tap, responses delta", lambda: responses.feed(DELTA), 1),
+        (f"tap, Anthropic's event of {len(PIECE)} bytes", lambda: anthropic.feed(PIECE), 1),
+        ("tap, the same turned into a chat event", lambda: translating.feed(PIECE), 1),
+        ("tap, the same turned in a burst of 50", lambda: translating.feed(pieces), 50),
         (f"tap, JSON answer of {len(ANSWER)} bytes with its usage", json_answer, 1),
         ("frame scanner, chat event", lambda: scanner.feed(EVENT), 1),
         (f"headers to a provider, {len(REQUEST)}", lambda: request_headers(REQUEST), 1),
