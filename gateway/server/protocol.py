@@ -101,6 +101,12 @@ class DirectCycle(RequestResponseCycle):
     _last: bytes = b""
     task: asyncio.Task[None] | None = None
 
+    async def send(self, message: Any) -> None:  # Any: uvicorn's own ASGI type
+        if self.waiting_for_100_continue:
+            # Nobody can tell whether the body that was not asked for still comes: what follows could be either.
+            self.keep_alive = False
+        await super().send(message)
+
     def take_body(self) -> bytes | None:
         """The whole request body if it is here already, else None: then use `receive`."""
         if self.more_body or self.waiting_for_100_continue or self.disconnected:
@@ -127,7 +133,9 @@ class DirectCycle(RequestResponseCycle):
         if self.response_started:
             raise RuntimeError("response already started")
         self.response_started = True
-        self.waiting_for_100_continue = False
+        if self.waiting_for_100_continue:
+            # As in `send`.
+            self.waiting_for_100_continue = self.keep_alive = False
         head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in self.default_headers + headers])
         if chunked and self.scope["http_version"] == "1.0":
             chunked = self.keep_alive = False
