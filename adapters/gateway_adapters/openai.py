@@ -10,7 +10,7 @@ request, on the hot path.
 """
 
 import re
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import ClassVar
 
 from gateway.api import (
@@ -45,6 +45,7 @@ _ASKABLE = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
 _FORMS = frozenset({Dialect.OPENAI_IMAGE_EDITS, Dialect.OPENAI_TRANSCRIPTIONS, Dialect.OPENAI_OTHER})
 #: Query parameters that may carry a gateway key.
 _PRIVATE_PARAMETERS = frozenset({b"key", b"api_key"})
+_NO_NAMES: Mapping[str, str] = {}
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?")
 #: Written by the client that sends the request.
@@ -109,9 +110,11 @@ class OpenAI:
         else:
             asks = offer.ask_usage and self._asks_for_usage(call)
             drop = self._drop_with_stream_options if dialect in self._refuses else self._drop
-            if asks or drop or self._rename or model != call.peek.model:
+            # To look at each member is dear, and names that stand nowhere need none. An escape could spell one.
+            rename = self._rename if self._rename and self._may_rename(call.body) else _NO_NAMES
+            if asks or drop or rename or model != call.peek.model:
                 body = rewrite(
-                    call.body, call.peek, model=model or None, include_usage=asks, drop=drop, rename=self._rename
+                    call.body, call.peek, model=model or None, include_usage=asks, drop=drop, rename=rename
                 )
         target = self._path + call.path
         if call.query and (query := _public(call.query)):
@@ -135,6 +138,9 @@ class OpenAI:
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:
         return failures.classify(head, body, secret=self._secret)
+
+    def _may_rename(self, body: bytes) -> bool:
+        return b"\\u" in body or any(name.encode("ascii") in body for name in self._rename)
 
     def _asks_for_usage(self, call: Call) -> bool:
         """Whether the usage is asked for on the gateway's behalf, so that the caller must not see the answer."""

@@ -199,6 +199,8 @@ def test_an_unchanged_body_is_the_same_object() -> None:
         ({}, Dialect.OPENAI_OTHER, b'{"name":"x"}', b'{"name":"x"}'),
         ({"drop": ["store"]}, Dialect.OPENAI_CHAT, b'{"model":"m","store":true}', b'{"model":"m"}'),
         ({"rename": {"seed": "random_seed"}}, Dialect.OPENAI_CHAT, b'{"model":"m","seed":1}', b'{"model":"m","random_seed":1}'),
+        ({"rename": {"seed": "random_seed"}}, Dialect.OPENAI_CHAT, b'{"model":"m","s\\u0065ed":1}', b'{"model":"m","random_seed":1}'),
+        ({"rename": {"seed": "random_seed"}}, Dialect.OPENAI_CHAT, b'{"model": "m" }', b'{"model": "m" }'),
         ({"stream_usage": "native"}, Dialect.OPENAI_CHAT, b'{"model":"m","stream":true}', b'{"model":"m","stream":true}'),
         ({"stream_usage": "reject"}, Dialect.OPENAI_CHAT, b'{"model":"m","stream_options":{}}', b'{"model":"m"}'),
         ({"stream_usage": "reject"}, Dialect.OPENAI_RESPONSES, b'{"model":"m","stream_options":{}}', b'{"model":"m","stream_options":{}}'),
