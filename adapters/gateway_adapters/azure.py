@@ -6,8 +6,9 @@ Rules:
 - With a dated `api_version` they are those from before: `/openai/deployments/DEPLOYMENT/...` for what a deployment
   answers, `/openai/...` for the rest; what the body calls the model then means nothing, and stays as it is.
 - The caller's own `api-version`, which Azure's SDKs send, never travels on: paths and version belong together.
-- The key goes in `api-key`; with `auth = "bearer"` it is a token of Entra ID in `authorization`. Tokens end after an
-  hour or so and are not renewed here: whoever gets them reloads the configuration.
+- The key goes in `api-key`. `auth` says otherwise: `bearer` for a token of Entra ID in `api_key`; `client-secret` for
+  an application (`tenant_id`, `client_id`, `client_secret`) and `managed-identity` for the machine, whose tokens the
+  gateway renews. Until a token is here, the key is to blame, never the caller.
 - What Azure adds to an answer (content filter results, a first chunk with no choices) is the caller's to read.
 
 What a deployment costs follows from its model, which its name does not tell: the configuration gives each deployment
@@ -22,8 +23,21 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.api import API_VERSION, Adapter, Call, ConfigError, KnownProvider, Offer, ProviderConfig, UpstreamRequest
+from gateway.api import (
+    API_VERSION,
+    Adapter,
+    Call,
+    ConfigError,
+    KnownProvider,
+    Offer,
+    ProviderConfig,
+    Renewing,
+    ResponseHead,
+    UpstreamCredentials,
+    UpstreamRequest,
+)
 from gateway_adapters import rows
+from gateway_adapters.entra import Entra, read_token
 from gateway_adapters.openai import OpenAI
 
 #: What a deployment answers; everything else belongs to the whole resource.
@@ -41,7 +55,11 @@ _OF_DEPLOYMENTS: Final = frozenset(
 )
 _DATED: Final = re.compile(r"\d{4}-\d{2}-\d{2}(?:-preview)?")
 _V1: Final = frozenset({"", "v1", "preview", "latest"})
-_AUTH: Final = {"api-key": {"auth_header": "api-key", "auth_scheme": ""}, "bearer": {}}
+_API_KEY: Final = {"auth_header": "api-key", "auth_scheme": ""}
+_AUTHS: Final = ("api-key", "bearer", "client-secret", "managed-identity")
+_IDENTITY_KEYS: Final = ("tenant_id", "client_id", "client_secret", "authority")
+#: Without a token there is no use in asking for a while.
+_NO_TOKEN_S: Final = 1.0
 
 
 class Azure(OpenAI):
@@ -61,16 +79,18 @@ class Azure(OpenAI):
         if not isinstance(version, str) or not (version in _V1 or _DATED.fullmatch(version)):
             raise ConfigError('must be "preview" or a date like "2024-10-21"', param="api_version")
         auth = table.pop("auth", "api-key")
-        if not isinstance(auth, str) or auth not in _AUTH:
-            raise ConfigError('must be "api-key" or "bearer"', param="auth")
+        if auth not in _AUTHS:
+            raise ConfigError(f"must be one of {', '.join(_AUTHS)}", param="auth")
+        self._identity = _identity(auth, table)
         if not config.base_url:
             raise ConfigError(
                 'is missing: the endpoint of the resource, "https://NAME.openai.azure.com"', param="base_url"
             )
-        if config.api_key is None:
+        if config.api_key is None and self._identity is None:
             raise ConfigError("is missing; its usual variable is AZURE_OPENAI_API_KEY", param="api_key")
         spoken = {"dialects": sorted(rows.row_of("openai", {}).dialects)}
-        self.take(rows.row_of("", {**spoken, **_AUTH[auth], **table}), config)
+        self.take(rows.row_of("", {**spoken, **(_API_KEY if auth == "api-key" else {}), **table}), config)
+        self._has_token = self._identity is None
         self._version = b"api-version=" + version.encode() if version not in ("", "v1") else b""
         root = self._path.removesuffix(b"/v1").removesuffix(b"/openai")
         self._deployments = b""
@@ -81,6 +101,8 @@ class Azure(OpenAI):
             self._deployments = self._path + b"/deployments/"
 
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
+        if not self._has_token:
+            raise UpstreamCredentials(back_after_s=_NO_TOKEN_S, detail="no access token is here yet")
         deployment = ""
         if self._deployments and call.path in _OF_DEPLOYMENTS:
             deployment = offer.upstream_model
@@ -96,5 +118,34 @@ class Azure(OpenAI):
             target += b"?" + b"&".join(parts)
         return msgspec.structs.replace(request, target=target)
 
+    def renewal(self, now_s: float) -> UpstreamRequest | None:
+        return None if self._identity is None else self._identity.request()
+
+    def renewed(self, head: ResponseHead, body: bytes) -> float:
+        token, renew_s = read_token(head, body)
+        headers = [header for header in self._headers if header[0] != b"authorization"]
+        self._headers = [*headers, (b"authorization", b"Bearer " + token.encode("ascii"))]
+        self._secret = token
+        self._has_token = True
+        return renew_s
+
+
+def _identity(auth: str, table: dict[str, object]) -> Entra | None:
+    """Takes the keys of an identity out of the table; None where a key or token is given instead."""
+    given = {key: table.pop(key) for key in _IDENTITY_KEYS if key in table}
+    for key, value in given.items():
+        if not isinstance(value, str) or not value:
+            raise ConfigError("must be text", param=key)
+    if auth in ("api-key", "bearer"):
+        if given:
+            raise ConfigError('belongs to auth = "client-secret" or "managed-identity"', param=next(iter(given)))
+        return None
+    if auth == "client-secret" and "client_secret" not in given:
+        raise ConfigError("is missing", param="client_secret")
+    if auth == "managed-identity" and (wrong := given.keys() - {"client_id"}):
+        raise ConfigError("a machine needs no such thing", param=min(wrong))
+    return Entra(**{key: str(value) for key, value in given.items()})
+
 
 _: type[Adapter] = Azure
+_renewing: type[Renewing] = Azure

@@ -2,7 +2,19 @@
 
 import pytest
 
-from gateway.api import Call, ConfigError, Dialect, Offer, Peek, ProviderConfig, UpstreamRequest, peek
+from gateway.api import (
+    Call,
+    ConfigError,
+    Dialect,
+    Offer,
+    Peek,
+    ProviderConfig,
+    Renewing,
+    ResponseHead,
+    UpstreamCredentials,
+    UpstreamRequest,
+    peek,
+)
 from gateway.registry import known_providers
 from gateway.secret import Secret
 from gateway.wire.form import peek_form
@@ -11,6 +23,10 @@ from gateway_adapters.azure import Azure
 
 FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper\r\n--b--\r\n'
 MULTIPART = b"multipart/form-data; boundary=b"
+
+
+APPLICATION = {"tenant_id": "t-1", "client_id": "c-1", "client_secret": "s&1"}
+ACCEPTED = ResponseHead(200, [(b"content-type", b"application/json")])
 
 
 def azure(base_url: str | None = "https://res.openai.azure.com", key: str | None = "k", **extra: object) -> Azure:
@@ -118,6 +134,74 @@ def test_a_token_of_entra_goes_where_tokens_go() -> None:
     assert b"api-key" not in headers
 
 
+def test_an_application_gets_its_token_by_its_secret() -> None:
+    adapter = azure(key=None, auth="client-secret", **APPLICATION)
+    with pytest.raises(UpstreamCredentials):
+        send(adapter)
+
+    asked = adapter.renewal(0.0)
+
+    assert isinstance(adapter, Renewing)
+    assert asked is not None
+    assert (asked.origin.host, asked.target) == ("login.microsoftonline.com", b"/t-1/oauth2/v2.0/token")
+    assert asked.body == (
+        b"grant_type=client_credentials&client_id=c-1&client_secret=s%261"
+        b"&scope=https%3A%2F%2Fcognitiveservices.azure.com%2F.default"
+    )
+    assert adapter.renewed(ACCEPTED, b'{"token_type":"Bearer","expires_in":3599,"access_token":"ey1"}') == 3299
+    assert (b"authorization", b"Bearer ey1") in send(adapter).headers
+
+    assert adapter.renewed(ACCEPTED, b'{"expires_in":100,"access_token":"ey2"}') == 50
+    headers = send(adapter).headers
+    assert [value for name, value in headers if name == b"authorization"] == [b"Bearer ey2"]
+    assert b"api-key" not in dict(headers)
+
+
+def test_a_machine_gets_its_token_by_being_there() -> None:
+    adapter = azure(key=None, auth="managed-identity", client_id="c-1")
+
+    asked = adapter.renewal(0.0)
+
+    assert asked is not None
+    assert (asked.method, asked.origin.host) == (b"GET", "169.254.169.254")
+    assert asked.target == (
+        b"/metadata/identity/oauth2/token?api-version=2018-02-01"
+        b"&resource=https%3A%2F%2Fcognitiveservices.azure.com&client_id=c-1"
+    )
+    assert (b"metadata", b"true") in asked.headers
+    assert adapter.renewed(ACCEPTED, b'{"access_token":"ey1","expires_in":"86399"}') == 86_099
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "detail"),
+    [
+        (
+            401,
+            b'{"error":"invalid_client","error_description":"AADSTS7000215: secret s&1"}',
+            "401 invalid_client AADSTS7000215",
+        ),
+        (400, b'{"error":"<script>"}', "400 without a token"),
+        (200, b'{"expires_in":3599}', "200 without a token"),
+        (200, b'{"access_token":"ey1"}', "200 without a token"),
+        (200, b'{"access_token":"two\\nlines","expires_in":9}', "200 without a token"),
+        (502, b"<html>", "502 without a token"),
+    ],
+)
+def test_what_is_no_token_leaves_the_last_one(status: int, body: bytes, detail: str) -> None:
+    adapter = azure(key=None, auth="client-secret", **APPLICATION)
+    adapter.renewed(ACCEPTED, b'{"expires_in":3599,"access_token":"ey1"}')
+
+    with pytest.raises(UpstreamCredentials) as caught:
+        adapter.renewed(ResponseHead(status, []), body)
+
+    assert caught.value.detail == f"Entra ID answered {detail}"
+    assert (b"authorization", b"Bearer ey1") in send(adapter).headers
+
+
+def test_a_key_needs_no_renewal() -> None:
+    assert azure().renewal(0.0) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "param"),
     [
@@ -129,6 +213,13 @@ def test_a_token_of_entra_goes_where_tokens_go() -> None:
         ({"api_version": "2024-10-21&x=1"}, "api_version"),
         ({"auth": "basic"}, "auth"),
         ({"auth": ["bearer"]}, "auth"),
+        ({"client_id": "c"}, "client_id"),
+        ({"auth": "client-secret", "tenant_id": "t", "client_id": "c"}, "client_secret"),
+        ({"auth": "client-secret", "tenant_id": "t", "client_secret": "s"}, "client_id"),
+        ({"auth": "client-secret", "tenant_id": "t/x", "client_id": "c", "client_secret": "s"}, "tenant_id"),
+        ({"auth": "client-secret", "tenant_id": "t", "client_id": "c", "client_secret": 5}, "client_secret"),
+        ({"auth": "client-secret", **APPLICATION, "authority": "login"}, "authority"),
+        ({"auth": "managed-identity", "client_secret": "s"}, "client_secret"),
         ({"deployment": "d"}, "deployment"),
     ],
 )
