@@ -396,6 +396,27 @@ class _Whole(msgspec.Struct):
     usage: _Report | None = None
 
 
+class _Text(msgspec.Struct, gc=False):
+    text: str
+
+
+class _TextPiece(msgspec.Struct, gc=False):
+    content: _Text
+
+
+class _TextDelta(msgspec.Struct, gc=False):
+    message: _TextPiece
+
+
+class _TextEvent(msgspec.Struct, gc=False):
+    """The usual event: a piece of text."""
+
+    delta: _TextDelta
+
+
+_USUAL: Final = b"event: content-delta\ndata: "
+
+_decode_text_event = msgspec.json.Decoder(_TextEvent).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_whole = msgspec.json.Decoder(_Whole).decode
 
@@ -452,6 +473,15 @@ class _ChatTap(StreamTap):
     def feed(self, data: bytes) -> bytes:
         if self.failure is not None:
             return b""
+        if data.startswith(_USUAL) and data.find(b"\n", len(_USUAL)) == len(data) - 2 and self._scanner.resting:
+            try:
+                text = _decode_text_event(data[len(_USUAL) :]).delta.message.content.text
+            except UNREADABLE:
+                pass  # a thought, or nothing that is known: the careful way
+            else:
+                self._deltas += 1
+                self._text_chars += len(text)
+                return self._chunks.text(text) if text else b""
         try:
             frames = self._scanner.feed(data)
         except EventTooLong:

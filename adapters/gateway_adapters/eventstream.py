@@ -44,6 +44,9 @@ _NUMBERS: Final[Mapping[int, struct.Struct]] = {
     8: struct.Struct(">q"),
 }
 
+_unpack_prelude: Final = _PRELUDE.unpack_from
+_crc32: Final = zlib.crc32
+
 Headers = Mapping[str, bool | int | bytes | str | uuid.UUID]
 
 
@@ -93,6 +96,8 @@ class EventStreamParser:
         if self._damaged:
             raise DamagedStream("read on after damage")
         held = self._held
+        if not held and (frame := self._read_alone(data)) is not None:
+            return [frame]
         held += data
         frames: list[EventFrame] = []
         at = 0
@@ -112,6 +117,21 @@ class EventStreamParser:
             raise
         del held[:at]
         return frames
+
+    def _read_alone(self, data: bytes) -> EventFrame | None:
+        """The frame that `data` is, as one usually comes: whole, with headers seen before. None for anything else."""
+        if len(data) < _FRAME_BYTES_MIN:
+            return None
+        size, headers_size, crc = _unpack_prelude(data)
+        end = size - _CRC_BYTES
+        start = _PRELUDE.size + headers_size
+        if size != len(data) or start > end:
+            return None
+        seen = _crc32(data[:8])
+        headers = self._remembered.get(data[_PRELUDE.size : start])
+        if seen != crc or headers is None or _crc32(data[8:end], seen) != int.from_bytes(data[end:], "big"):
+            return None
+        return EventFrame(headers, data[start:end])
 
     def _read_prelude(self, held: bytearray, at: int) -> None:
         size, headers_size, crc = _PRELUDE.unpack_from(held, at)
