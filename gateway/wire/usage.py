@@ -201,6 +201,9 @@ def normalise(
         input_tokens += read + written
     cached = _first(into, "cached_tokens") or _first(report, "prompt_cache_hit_tokens") or read
     written = _first(into, "cache_write_tokens") or written
+    # Realtime counts audio that was kept both as kept and as audio.
+    kept = _first(_part(into, "cached_tokens_details"), "audio_tokens") or 0
+    heard = max(0, (_first(into, "audio_tokens") or 0) - kept)
     ttl = _part(into, "cache_write_tokens_details") or _part(report, "cache_creation")
     # Whatever is kept for longer than the shortest time has one price here.
     written_long = min(written, _first(ttl, "ttl_12h_tokens", "ephemeral_1h_input_tokens") or 0)
@@ -217,7 +220,7 @@ def normalise(
         input_cached_tokens=inside.carve(cached),
         input_cache_write_1h_tokens=inside.carve(written_long),
         input_cache_write_tokens=inside.carve(written - written_long),
-        input_audio_tokens=inside.carve(_first(into, "audio_tokens") or 0),
+        input_audio_tokens=inside.carve(heard),
         input_image_tokens=inside.carve(_first(into, "image_tokens") or 0),
         output_reasoning_tokens=outside.carve(reasoning),
         output_audio_tokens=outside.carve(_first(out, "audio_tokens") or 0),
