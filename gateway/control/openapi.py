@@ -144,7 +144,8 @@ def _responses(route: Route, path: str, found: Json) -> Json:
     responses: Json = {}
     good: Json = {"description": "It worked."}
     if _is_raw(route):
-        good["content"] = {route.media_type: {"schema": {"type": "string"}}}
+        shape = {"type": "object"} if route.media_type == "application/json" else {"type": "string"}
+        good["content"] = {route.media_type: {"schema": shape}}
     else:
         good["content"] = {"application/json": {"schema": found[repr(route.response)]}}
     responses[str(route.status)] = good

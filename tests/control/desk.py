@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from gateway.infra.embedded import Stores
 from gateway.kernel.keys import mint
 from gateway.secret import Secret
 from gateway.settings import Log, Model, Provider, Settings
+from tests.gateways import _furnish
 
 PEPPER = "the pepper of the tests of the control plane"
 _numbers = itertools.count(1)
@@ -117,6 +119,7 @@ class Desk:
         base = settings or Settings()
         self._stack = contextlib.AsyncExitStack()
         data_dir = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-desk-"))
+        _furnish(Path(data_dir))
         self.stores = stores
         self.settings = msgspec.structs.replace(
             base,
