@@ -69,7 +69,10 @@ class Recording:
             return max(self.size_bytes - start, 0) / rate
         claimed = self._claimed_s()
         most, least = self.size_bytes / _CLAIMED_BYTES_PER_S_MIN, self.size_bytes / _CLAIMED_BYTES_PER_S_MAX
-        return claimed if least <= claimed <= most and claimed > 0 else self.size_bytes / USUAL_BYTES_PER_S
+        if not (least <= claimed <= most and claimed > 0):
+            return self.size_bytes / USUAL_BYTES_PER_S
+        # Never more than was held for.
+        return min(claimed, self.size_bytes / LEAST_BYTES_PER_S)
 
     def longest_s(self, size_bytes: int) -> float:
         """The most that a recording which begins like this and has `size_bytes` can be."""

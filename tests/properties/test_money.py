@@ -3,10 +3,16 @@
 from fractions import Fraction
 from math import ceil
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.errors import BadRequest
 from gateway.kernel.money import MAX_NANOS, Price, Tier, cost_nanos, format_usd, hold_nanos, parse_usd
+from gateway.wire.dialects import Dialect
+from gateway.wire.form import scan_form
+from gateway.wire.peek import peek
+from gateway.wire.units import Units, units_of
 from gateway.wire.usage import Usage
 
 tokens = st.integers(0, 3_000_000)
@@ -154,3 +160,72 @@ def test_a_hold_covers_whatever_the_call_turns_out_to_be(
 @given(nanos=st.integers(-MAX_NANOS, MAX_NANOS))
 def test_dollars_read_back_as_they_were_written(nanos: int) -> None:
     assert parse_usd(format_usd(nanos)) == nanos
+
+
+PICTURES = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": st.integers(1, 10),
+        "size": st.sampled_from(["auto", "1024x1024", "1024x1792"]),
+        "quality": st.sampled_from(["auto", "low", "medium", "high", "hd"]),
+    },
+)
+UNIT_PRICES = st.builds(
+    Price,
+    input_mtok_nanos=st.integers(0, 10**10),
+    output_mtok_nanos=st.integers(0, 10**10),
+    input_image_mtok_nanos=st.none() | st.integers(0, 10**10),
+    output_audio_mtok_nanos=st.none() | st.integers(0, 10**10),
+    image_nanos=st.integers(0, 10**9),
+    image_prices=st.dictionaries(st.sampled_from(["hd", "1024x1792", "hd 1024x1792", "low"]), st.integers(0, 10**9)),
+    second_nanos=st.integers(0, 10**6),
+    hour_nanos=st.integers(0, 10**9),
+    character_nanos=st.integers(0, 10**6),
+    search_nanos=st.integers(0, 10**7),
+    request_nanos=st.integers(0, 10**7),
+)
+
+
+@given(
+    st.one_of(
+        st.tuples(st.just(Dialect.OPENAI_IMAGES), PICTURES),
+        st.tuples(st.just(Dialect.OPENAI_SPEECH), st.fixed_dictionaries({"input": st.text(max_size=50)})),
+        st.tuples(
+            st.just(Dialect.RERANK), st.fixed_dictionaries({"documents": st.lists(st.just("d"), max_size=250)})
+        ),
+        st.tuples(st.just(Dialect.OPENAI_MODERATIONS), st.fixed_dictionaries({"input": st.text(max_size=50)})),
+    ),
+    UNIT_PRICES,
+)
+def test_a_hold_covers_what_an_answer_is_worth_in_any_unit(asked, price: Price) -> None:
+    dialect, members = asked
+    body = msgspec.json.encode(members)
+    units = units_of(dialect, body, peek(body))
+
+    assert cost_nanos(units.usage, price) <= _held(units, price)
+
+
+@given(st.binary(max_size=300), st.integers(0, 50), UNIT_PRICES)
+def test_a_hold_covers_any_recording(start: bytes, pages: int, price: Price) -> None:
+    file = start + b"OggS" * 1_000 * pages
+    body = b'--X\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + file + b"\r\n--X--\r\n"
+    try:
+        form = scan_form(body, b"multipart/form-data; boundary=X")
+    except BadRequest:
+        return
+    units = units_of(Dialect.OPENAI_TRANSCRIPTIONS, b"", form.peek(), form=form, upload_bytes=len(body))
+
+    assert cost_nanos(units.usage, price) <= _held(units, price)
+
+
+def _held(units: Units, price: Price) -> int:
+    return hold_nanos(
+        units.input_tokens,
+        units.output_tokens,
+        price,
+        images=units.images,
+        image_kind=units.image_kind,
+        seconds=ceil(units.seconds),
+        characters=units.characters,
+        searches=units.searches,
+    )
