@@ -22,7 +22,7 @@ from gateway.api import (
     peek,
 )
 from gateway.registry import known_providers
-from gateway_adapters.bedrock.adapter import BASE_URL, Bedrock
+from gateway_adapters.bedrock.adapter import Bedrock
 from gateway_adapters.bedrock.answer import ConverseTap
 from gateway_adapters.sigv4 import Signer
 from tests.adapters.test_golden import frame, play
@@ -33,7 +33,7 @@ KEYS: dict[str, object] = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": 
 STREAM_HEAD = ResponseHead(200, [(b"content-type", b"application/vnd.amazon.eventstream")])
 
 
-def bedrock(base_url: str | None = BASE_URL, key: str | None = None, **extra: object) -> Bedrock:
+def bedrock(base_url: str | None = None, key: str | None = None, **extra: object) -> Bedrock:
     adapter = Bedrock(now_s=lambda: NOW_S)
     adapter.configure(
         ProviderConfig(name="bedrock", base_url=base_url, api_key=Secret(key) if key else None, extra=extra)
@@ -123,7 +123,7 @@ def test_an_access_key_goes_before_an_api_key() -> None:
 @pytest.mark.parametrize(
     ("base_url", "extra", "host", "region"),
     [
-        (BASE_URL, {}, "bedrock-runtime.us-east-1.amazonaws.com", b"us-east-1"),
+        (None, {}, "bedrock-runtime.us-east-1.amazonaws.com", b"us-east-1"),
         (None, {"region": "us-gov-west-1"}, "bedrock-runtime.us-gov-west-1.amazonaws.com", b"us-gov-west-1"),
         ("https://bedrock-runtime-fips.us-west-2.amazonaws.com", {}, None, b"us-west-2"),
         ("https://vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com", {}, None, b"eu-west-1"),
@@ -165,7 +165,7 @@ def test_a_wrong_table_is_refused(arguments: dict[str, Any], param: str) -> None
 def test_its_usual_variable_turns_it_on() -> None:
     known = known_providers()["bedrock"]
 
-    assert (known.adapter, known.variable, known.base_url) == ("bedrock", "AWS_BEARER_TOKEN_BEDROCK", BASE_URL)
+    assert (known.adapter, known.variable, known.base_url) == ("bedrock", "AWS_BEARER_TOKEN_BEDROCK", "")
 
 
 # -- what Converse is told -----------------------------------------------------------------------------------

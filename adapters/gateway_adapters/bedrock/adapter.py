@@ -47,7 +47,6 @@ from gateway_adapters.sigv4 import Signer
 REGION: Final = "us-east-1"
 SERVICE: Final = "bedrock"
 _ADDRESS: Final = "https://bedrock-runtime.{region}.amazonaws.com"
-BASE_URL: Final = _ADDRESS.format(region=REGION)
 _STREAM_TYPE: Final = b"application/vnd.amazon.eventstream"
 
 _KEYS: Final = ("access_key_id", "secret_access_key", "session_token", "region")
@@ -79,7 +78,8 @@ class Bedrock:
                 title="Amazon Bedrock",
                 adapter=cls.ID,
                 variable="AWS_BEARER_TOKEN_BEDROCK",
-                base_url=BASE_URL,
+                # Made from the region.
+                base_url="",
             )
         ]
 
@@ -88,9 +88,7 @@ class Bedrock:
         region = table.get("region", "")
         if region and not _REGION.fullmatch(region):
             raise ConfigError('must be a region like "eu-central-1"', param="region")
-        base_url = config.base_url or BASE_URL
-        if region and base_url == BASE_URL:
-            base_url = _ADDRESS.format(region=region)
+        base_url = config.base_url or _ADDRESS.format(region=region or REGION)
         try:
             self._origin, self._path = parse_base_url(base_url)
         except ConfigError as error:
