@@ -4,6 +4,7 @@ import re
 import traceback
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.api import KnownProvider
@@ -371,6 +372,18 @@ def test_a_usual_variable_enables_its_provider():
     assert openai.api_key.reveal() == SECRET
     assert "groq" not in loaded.settings.providers
     assert loaded.notes == ("provider openai is enabled by OPENAI_API_KEY",)
+
+
+def test_a_provider_may_have_several_usual_variables():
+    known = {"openai": msgspec.structs.replace(KNOWN["openai"], other_variables=("OAI_KEY", "OAI_TOKEN"))}
+
+    def key(**variables: str) -> str:
+        api_key = load(environ=variables, known=known).settings.providers["openai"].api_key
+        assert api_key is not None
+        return api_key.reveal()
+
+    assert key(OAI_TOKEN="c", OAI_KEY="b") == "b"
+    assert key(OAI_TOKEN="c", OPENAI_API_KEY="a", OAI_KEY="b") == "a"
 
 
 def test_usual_variables_can_be_ignored():
