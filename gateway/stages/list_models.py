@@ -1,15 +1,21 @@
-"""`GET /v1/models` and `/v1/models/{id}`: what this gateway offers, from memory, in OpenAI's shape."""
+"""`GET /v1/models` and `/v1/models/{id}`: what this gateway offers, from memory.
+
+In OpenAI's shape, or in Anthropic's for its clients: both ask at this path, and `anthropic-version` tells them apart.
+"""
 
 import urllib.parse
+from collections.abc import Sequence
 
 import msgspec
 
 from gateway.deps import Deps, Handler
 from gateway.errors import MethodNotAllowed, UnknownModel
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Offer
 
 #: OpenAI's schema wants an integer; the gateway does not know when a model was made.
 _CREATED = 0
+#: Every client of Anthropic's sends it, and no other.
+_ANTHROPIC = b"anthropic-version"
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,16 +34,39 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[ModelCard]
 
 
+class AnthropicModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Anthropic's `model` object. That a model is offered is all that is known of its life."""
+
+    type: str = "model"
+    id: str
+    display_name: str
+    created_at: str = "1970-01-01T00:00:00Z"
+    lifecycle: str = "active"
+    max_input_tokens: int | None
+    max_tokens: int | None
+
+
+class AnthropicList(msgspec.Struct, frozen=True, kw_only=True):
+    """Anthropic's list of models, all on one page."""
+
+    data: list[AnthropicModel]
+    has_more: bool = False
+    first_id: str | None
+    last_id: str | None
+
+
 async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """Answer with all models, or with the one whose id follows in the path."""
     if x.scope["method"] not in {"GET", "HEAD"}:
         raise MethodNotAllowed(allow="GET, HEAD")
     name = urllib.parse.unquote(x.target.path.removeprefix(b"/models").removeprefix(b"/").decode("latin-1"))
-    answer: ModelCard | ModelList
-    if name:
-        offers = deps.offers.find(name)
-        if not offers:
-            raise UnknownModel(name)
+    offers = deps.offers.find(name) if name else ()
+    if name and not offers:
+        raise UnknownModel(name)
+    answer: ModelCard | ModelList | AnthropicModel | AnthropicList
+    if any(header == _ANTHROPIC for header, _ in x.scope["headers"]):
+        answer = _anthropic_model(name, offers) if name else _anthropic_list(deps)
+    elif name:
         answer = ModelCard(id=name, owned_by=offers[0].provider)
     else:
         answer = ModelList(data=[ModelCard(id=model, owned_by=provider) for model, provider in deps.offers.names()])
@@ -53,3 +82,20 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.bytes_out = len(body)
     await x.send({"type": "http.response.start", "status": 200, "headers": headers})
     await x.send({"type": "http.response.body", "body": b"" if x.scope["method"] == "HEAD" else body})
+
+
+def _anthropic_model(name: str, offers: Sequence[Offer]) -> AnthropicModel:
+    """A model by what the first of its offers says."""
+    offer = offers[0] if offers else None
+    return AnthropicModel(
+        id=name,
+        display_name=name,
+        max_input_tokens=None if offer is None else offer.context_tokens,
+        max_tokens=None if offer is None else offer.output_tokens_max,
+    )
+
+
+def _anthropic_list(deps: Deps) -> AnthropicList:
+    names = [name for name, _ in deps.offers.names()]
+    data = [_anthropic_model(name, deps.offers.find(name)) for name in names]
+    return AnthropicList(data=data, first_id=names[0] if names else None, last_id=names[-1] if names else None)

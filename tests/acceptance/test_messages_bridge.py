@@ -7,6 +7,7 @@ import msgspec
 import pydantic
 import pytest
 
+from gateway.settings import Model
 from tests.acceptance.answers import (
     DONE,
     LAST_CHUNK,
@@ -376,3 +377,17 @@ async def test_tokens_are_counted_by_estimate_and_nobody_is_asked(stage, server)
     records = await gateway.records(3)
     assert [record.status for record in records] == [200, 200, 401]
     assert all((record.input_tokens, record.output_tokens, record.cost_nanos) == (0, 0, 0) for record in records)
+
+
+async def test_models_are_listed_in_the_shape_of_who_asks(stage):
+    """Case 96."""
+    gateway, _ = await stage.gateway(same(answer(b"{}")), models={"gpt-x": Model(free=True, context_tokens=1000)})
+
+    async with client_of(gateway) as client:
+        page = await client.models.list()
+        one = await client.models.retrieve("gpt-x")
+    cards = await gateway.openai().models.list()
+
+    assert [model.id for model in page.data] == [card.id for card in cards.data]
+    assert page.has_more is False
+    assert (one.id, one.type, one.max_input_tokens) == ("gpt-x", "model", 1000)
