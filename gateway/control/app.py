@@ -13,22 +13,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import compile_path
 
 from gateway.control import accounts, docs
-from gateway.control.http import CLOSED_POLICY, SECURITY_HEADERS, encode
 from gateway.control.idempotency import Answers
 from gateway.control.parts import Parts
-from gateway.control.resource import Resource, Room
+from gateway.control.resource import NOWHERE, Resource, Room
 from gateway.control.route import Route
 from gateway.control.session import CSRF_HEADER
-from gateway.errors import CallerError
 from gateway.settings import Cors
 from gateway.wire.client_address import parse_networks
 
@@ -48,11 +43,13 @@ class ControlPlane(Starlette):
         if parts.settings.control.docs:
             self.declared += docs.routes(self.declared)
         self.parts = parts
+        routes_by_path, nowhere = _mount(self.declared, parts)
         super().__init__(
-            routes=_mount(self.declared, parts),
+            routes=routes_by_path,
             middleware=_cross_origin(parts.settings.cors),
-            exception_handlers={HTTPException: _refuse},
         )
+        self.router.default = nowhere
+        self.router.redirect_slashes = False
         paths = {path for route in self.declared for path in route.paths if path.startswith("/v1/")}
         self._v1 = [compile_path(path)[0] for path in sorted(paths)]
 
@@ -71,7 +68,8 @@ class ControlPlane(Starlette):
         return any(pattern.match(path) for pattern in self._v1)
 
 
-def _mount(routes: Sequence[Route], parts: Parts) -> list[StarletteRoute]:
+def _mount(routes: Sequence[Route], parts: Parts) -> tuple[list[StarletteRoute], Resource]:
+    """Every path, those without parameters first, and what answers where there is none."""
     by_path: dict[str, list[Route]] = defaultdict(list)
     for route in routes:
         for path in route.paths:
@@ -80,21 +78,14 @@ def _mount(routes: Sequence[Route], parts: Parts) -> list[StarletteRoute]:
     answers = Answers(parts.database, pepper=parts.pepper)
     room = Room(parts.settings.control.requests_max)
     trusted = parse_networks(parts.settings.server.trusted_proxies)
-    return [
-        StarletteRoute(
-            path,
-            Resource(
-                path,
-                by_path[path],
-                parts=parts,
-                sessions=parts.sessions,
-                answers=answers,
-                room=room,
-                trusted=trusted,
-            ),
+
+    def resource(path: str) -> Resource:
+        return Resource(
+            path, by_path[path], parts=parts, sessions=parts.sessions, answers=answers, room=room, trusted=trusted
         )
-        for path in sorted(by_path, key=lambda path: "{" in path)
-    ]
+
+    mounted = [StarletteRoute(path, resource(path)) for path in sorted(by_path, key=lambda path: "{" in path)]
+    return mounted, resource(NOWHERE)
 
 
 def _refuse_shadows(by_path: Mapping[str, Sequence[Route]]) -> None:
@@ -124,17 +115,3 @@ def _cross_origin(settings: Cors) -> list[Middleware]:
             max_age=int(settings.max_age_s),
         )
     ]
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    """What the router itself has to say: that there is nothing."""
-    assert isinstance(error, HTTPException)
-    refusal = CallerError("There is nothing at this path.", code="unknown_url")
-    request_id = request.app.parts.new_id()
-    # Whoever set a client's base URL without its /v1 comes here, and reads the error as that client does.
-    openai = {"message": refusal.message, "type": refusal.type, "code": refusal.code, "request_id": request_id}
-    answer = {"detail": refusal.message, "code": refusal.code, "request_id": request_id, "error": openai}
-    headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
-    headers["content-security-policy"] = CLOSED_POLICY.decode()
-    headers["x-request-id"] = request_id
-    return Response(encode(answer), error.status_code, headers=headers, media_type="application/json")

@@ -15,7 +15,7 @@ import msgspec
 from starlette.datastructures import Headers, QueryParams
 
 from gateway.control.errors import Fault, Invalid
-from gateway.errors import BadRequest, BodyTooLarge, GatewayError, UnsupportedEncoding
+from gateway.errors import BadRequest, BodyTooLarge, GatewayError, UnknownRoute, UnsupportedEncoding
 from gateway.wire.client_address import Network, find_client
 
 T = TypeVar("T")
@@ -41,7 +41,16 @@ _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _encoder: Final = msgspec.json.Encoder()
 
 
-class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
+    """The same as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    code: str | None
+    request_id: str
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What every error is answered with."""
 
     #: What is wrong, for people; of a request that does not fit (422) a list of what is wrong where.
@@ -49,6 +58,8 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
     #: The same for programs.
     code: str | None
     request_id: str
+    #: Only where there is nothing: whoever left the /v1 out of a client's base URL comes here.
+    error: OpenAIError | None = None
 
 
 async def read_body(receive: Receive, headers: Headers, *, bytes_max: int) -> bytes:
@@ -138,7 +149,10 @@ def user_agent(headers: Headers) -> str:
 def error_answer(error: GatewayError, request_id: str) -> tuple[bytes, HeaderList]:
     """Body and headers of an error."""
     detail = error.faults if isinstance(error, Invalid) else error.message
-    body = encode(ErrorAnswer(detail=detail, code=error.code, request_id=request_id))
+    twin = None
+    if isinstance(error, UnknownRoute):
+        twin = OpenAIError(message=error.message, type=error.type, code=error.code, request_id=request_id)
+    body = encode(ErrorAnswer(detail=detail, code=error.code, request_id=request_id, error=twin))
     headers: HeaderList = []
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

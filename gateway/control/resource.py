@@ -39,7 +39,7 @@ from gateway.control.idempotency import Answers
 from gateway.control.parts import Parts
 from gateway.control.route import ID_MAX, Call, Nothing, Raw, Route
 from gateway.control.session import NOBODY, Actor, Sessions
-from gateway.errors import GatewayError, MethodNotAllowed, Overloaded
+from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UnknownRoute
 from gateway.infra.logs import Timestamps
 from gateway.telemetry import Record
 from gateway.wire.client_address import Network
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 #: What crowded requests are told.
 COME_BACK_S: Final = 1.0
+#: What the log calls a path at which there is nothing.
+NOWHERE: Final = "_other"
 _timestamps: Final = Timestamps()
 
 
@@ -105,6 +107,8 @@ class Resource:
         """Let the request in, and turn whatever becomes of it into bytes."""
         try:
             route = self._routes.get(exchange.method)
+            if not self._routes:
+                raise UnknownRoute
             if route is None:
                 raise MethodNotAllowed(allow=", ".join(sorted(self._routes)))
             async with asyncio.timeout(route.timeout_s or self._parts.settings.control.timeout_s):

@@ -10,8 +10,9 @@ from tests.acceptance.answers import ASK, ASK_STREAM, CHAT, chat_stream, error, 
 from tests.gateways import PEPPER, PROVIDER_KEY, ServedGateway, connect
 from tests.upstreams import CLOSE, RECEIVE, REPEAT, answer, play
 
-#: Everything that answers without a key, and why: liveness and counts; a token may be asked for the latter.
-PUBLIC = {"/", "/health", "/healthz", "/metrics"}
+#: Everything that answers without a key, and why: liveness and counts; a token may be asked for the latter. The routes of
+#: the control plane are tried by everybody in tests/control/test_access.py.
+PUBLIC = {"/health", "/healthz", "/metrics"}
 V1 = [
     b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/embeddings", b"/v1/messages",
     b"/v1/models", b"/v1/models/gpt-x", b"/v1/models/gemini-x:generateContent", b"/v1/files", b"/v1/files/x/content",
@@ -54,7 +55,7 @@ async def test_what_is_public_says_nothing(stage):
     gateway, _ = await stage.gateway(play(RECEIVE, answer(CHAT), REPEAT))
     await gateway.ask(ASK)
 
-    for path in ("/", "/health", "/healthz"):
+    for path in ("/health", "/healthz"):
         answered = await gateway.ask(method=b"GET", path=path.encode(), key="")
         assert answered.body == b'{"status":"ok"}'
 
