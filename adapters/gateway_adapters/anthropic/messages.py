@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.api import BadRequest
 from gateway_adapters.anthropic.chat import NOTHING, FunctionCall, Message, Reasoning, ToolCall
-from gateway_adapters.anthropic.content import Block, blocks_of, mark, text_of
+from gateway_adapters.anthropic.content import Block, blocks_of, is_kept_file, mark, text_of
 from gateway_adapters.anthropic.names import CUSTOM_INPUT, write_id, write_name
 
 #: Where arguments that are no object are kept.
@@ -35,6 +35,8 @@ class Conversation(msgspec.Struct, frozen=True):
     messages: list[Block]
     #: True where the model is to go on after a tool that it called without its thoughts being told.
     thoughtless: bool
+    #: True where a block is about a file that the provider keeps.
+    has_files: bool
 
 
 def conversation_of(messages: list[Message]) -> Conversation:
@@ -96,9 +98,10 @@ class _Turns:
         self._close_user()
         if self._turns and self._turns[-1]["role"] == "assistant":
             _trim(self._turns[-1]["content"])
+        has_files = any(is_kept_file(block) for turn in self._turns for block in turn["content"])
         for turn in self._turns:
             turn["content"] = _plain(turn["content"])
-        return Conversation(self.system, self._turns, self._thoughtless)
+        return Conversation(self.system, self._turns, self._thoughtless, has_files)
 
     def _close_user(self) -> None:
         if blocks := self._results + self._said:

@@ -70,6 +70,7 @@ _READ: Final = frozenset(
 )
 #: Members that lean on nothing with these values.
 _DEFAULTS: Final = {"verbosity": b'"medium"', "modalities": b'["text"]', "best_of": b"1"}
+_NULL: Final = b"null"
 _IDLE: Final = frozenset({b"null", b"false", b"0", b"0.0", b'""', b"{}", b"[]"})
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -94,7 +95,7 @@ def translate(body: bytes, *, model: str, output_tokens_max: int | None) -> Tran
         members = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"The request can't be read well enough for this model's provider: {error}.") from None
-    given = {name: raw for name, raw in members.items() if bytes(raw) != b"null"}
+    given = {name: raw for name, raw in members.items() if len(raw) != len(_NULL) or bytes(raw) != _NULL}
     return _Translation(given, model, output_tokens_max).close()
 
 
@@ -128,7 +129,7 @@ class _Translation:
             self._out["stream"] = True
         self._dropped += [name for name, raw in self._given.items() if name not in _READ and not _is_idle(name, raw)]
         body = _encode(self._out)
-        betas = (FILES_BETA,) if b'"source":{"type":"file"' in body else ()
+        betas = (FILES_BETA,) if conversation.has_files else ()
         # Names that a caller made up go into a header only where they are fit for one.
         told = [name for name in dict.fromkeys(self._dropped) if _HEADER_WORD.fullmatch(name)]
         return Translated(body, tuple(told[:DROPPED_MAX]), betas)

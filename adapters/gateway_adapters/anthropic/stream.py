@@ -324,9 +324,8 @@ class ChunkTap:
                 self._detail = b'"reasoning_details":[{"type":"reasoning.text","index":%d' % self._details
                 # Said once: clients put the pieces together by adding them up.
                 self._label = self._detail + b',"format":"%b"' % REASONING_FORMAT.encode("ascii")
-                self._details += 1
-            case "redacted_thinking":
-                hidden = answer.hidden_thought(self._details, block.data or "")
+            case "redacted_thinking" if block.data:
+                hidden = answer.hidden_thought(self._details, block.data)
                 self._details += 1
                 return self._chunk(b'"reasoning_details":', _encode([hidden]))
             case "tool_use":
@@ -400,7 +399,7 @@ class ChunkTap:
         self._bytes += len(text)
         if self._kind != "thinking":
             return b"".join((self._lead, b'"reasoning_content":', text, self._tail))
-        label, self._label = self._label, self._detail
+        label = self._thought_label()
         return b"".join(
             (self._lead, b'"reasoning_content":', text, b",", label, b',"text":', text, b"}]", self._tail)
         )
@@ -408,8 +407,16 @@ class ChunkTap:
     def _signature(self, signature: msgspec.Raw) -> bytes:
         if len(signature) <= _EMPTY_BYTES or self._kind != "thinking":
             return b""
-        label, self._label = self._label, self._detail
+        label = self._thought_label()
         return b"".join((self._lead, label, b',"signature":', signature, b"}]", self._tail))
+
+    def _thought_label(self) -> bytes:
+        """With what the next piece of a thought begins. One that says nothing has no number: clients count them."""
+        label = self._label
+        if label is not self._detail:
+            self._details += 1
+            self._label = self._detail
+        return label
 
     def _input(self, whole: msgspec.Raw) -> bytes:
         """The input of a call that came with its beginning, which is not how Anthropic does it."""
