@@ -36,6 +36,9 @@ ANY_MODEL: Final = "*"
 #: Our names of providers whose id in the catalogue is another one.
 _CATALOGUE_IDS: Final = {
     "bedrock": "aws",
+    "bedrock-mantle": "aws",
+    "bedrock-openai": "aws",
+    "cohere-compatible": "cohere",
     "gemini": "google",
     "moonshot": "moonshotai",
     "vertex": "google",
