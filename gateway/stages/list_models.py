@@ -1,6 +1,7 @@
 """`GET /v1/models` and `/v1/models/{id}`: what this gateway offers, from memory.
 
-In OpenAI's shape, or in Anthropic's for its clients: both ask at this path, and `anthropic-version` tells them apart.
+In OpenAI's shape, or in Anthropic's or Google's for their clients: all ask at this path, and what they send with it
+tells them apart.
 """
 
 import urllib.parse
@@ -16,6 +17,9 @@ from gateway.exchange import Exchange, Offer
 _CREATED = 0
 #: Every client of Anthropic's sends it, and no other.
 _ANTHROPIC = b"anthropic-version"
+#: Where Google's clients put their key, and the versions that only they ask for.
+_GOOGLE = b"x-goog-api-key"
+_GOOGLE_PATHS = (b"/v1beta", b"/v1alpha")
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +59,22 @@ class AnthropicList(msgspec.Struct, frozen=True, kw_only=True):
     last_id: str | None
 
 
+class GoogleModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Google's `Model` object."""
+
+    name: str
+    display_name: str
+    input_token_limit: int | None = None
+    output_token_limit: int | None = None
+    supported_generation_methods: tuple[str, ...]
+
+
+class GoogleList(msgspec.Struct, frozen=True, kw_only=True):
+    """Google's list of models, all on one page."""
+
+    models: list[GoogleModel]
+
+
 async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """Answer with all models, or with the one whose id follows in the path."""
     if x.scope["method"] not in {"GET", "HEAD"}:
@@ -63,8 +83,10 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     offers = deps.offers.find(name) if name else ()
     if name and not offers:
         raise UnknownModel(name)
-    answer: ModelCard | ModelList | AnthropicModel | AnthropicList
-    if any(header == _ANTHROPIC for header, _ in x.scope["headers"]):
+    answer: ModelCard | ModelList | AnthropicModel | AnthropicList | GoogleModel | GoogleList
+    if _is_googles(x):
+        answer = _google_model(name, offers) if name else _google_list(deps)
+    elif any(header == _ANTHROPIC for header, _ in x.scope["headers"]):
         answer = _anthropic_model(name, offers) if name else _anthropic_list(deps)
     elif name:
         answer = ModelCard(id=name, owned_by=offers[0].provider)
@@ -99,3 +121,26 @@ def _anthropic_list(deps: Deps) -> AnthropicList:
     names = [name for name, _ in deps.offers.names()]
     data = [_anthropic_model(name, deps.offers.find(name)) for name in names]
     return AnthropicList(data=data, first_id=names[0] if names else None, last_id=names[-1] if names else None)
+
+
+def _is_googles(x: Exchange) -> bool:
+    raw_path: bytes = x.scope.get("raw_path") or x.scope["path"].encode()
+    if raw_path.startswith(_GOOGLE_PATHS):
+        return True
+    return any(name == _GOOGLE for name, _ in x.scope["headers"])
+
+
+def _google_model(name: str, offers: Sequence[Offer]) -> GoogleModel:
+    """A model by what the first of its offers says."""
+    offer = offers[0] if offers else None
+    return GoogleModel(
+        name=f"models/{name}",
+        display_name=name,
+        input_token_limit=None if offer is None else offer.context_tokens,
+        output_token_limit=None if offer is None else offer.output_tokens_max,
+        supported_generation_methods=("generateContent", "countTokens"),
+    )
+
+
+def _google_list(deps: Deps) -> GoogleList:
+    return GoogleList(models=[_google_model(name, deps.offers.find(name)) for name, _ in deps.offers.names()])

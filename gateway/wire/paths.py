@@ -36,9 +36,11 @@ _AZURE_REALTIME = b"/openai/realtime"
 #: Google's paths name the model and what is to be done. Its SDKs write one of several versions before them, and those
 #: that are told of Vertex AI the project and the publisher too, which are not a caller's to choose.
 _GEMINI = re.compile(
-    rb"(?:/api|/openai)?(?:/v1)*/v1(?:alpha|beta1?)?(?:/projects/[^/]+/locations/[^/]+)?(?:/publishers/[^/]+)?"
+    rb"(?:/api|/openai)?(?:/v1)*/v1(?:alpha|beta1?)?(?:/projects/[^/]+/locations/[^/]+)?(?:/publishers/([^/]+))?"
     rb"/models/(.+):([A-Za-z]+)"
 )
+#: Where they look for the models there are, under versions that only they write.
+_GEMINI_MODELS = re.compile(rb"(?:/v1)*/v1(?:alpha|beta1?)(?:/publishers/google)?(/models(?:/[^:]+)?)")
 #: Found in any case: a path that a provider might understand is metered by what it is.
 _GEMINI_VERBS = {verb.lower(): verb for verb in GEMINI_VERBS}
 _STREAMED = b"streamGenerateContent"
@@ -101,20 +103,22 @@ def resolve(raw_path: bytes) -> Target | None:
 
 
 def _gemini(path: bytes) -> Target | None:
-    """The target of a path of Google's; None for any other. Its own path is rebuilt, with the model encoded whole."""
-    if b":" not in path and b"%" not in path:
+    """The target of a path of Google's; None for any other."""
+    if not path.startswith((b"/v1", b"/api", b"/openai")) or b"/models" not in path:
         return None
     decoded = urllib.parse.unquote_to_bytes(path)
-    match = _GEMINI.fullmatch(decoded)
-    verb = None if match is None else _GEMINI_VERBS.get(match[2].lower())
-    if (
-        match is None
-        or verb is None
-        or not _DOTS.isdisjoint(decoded.split(b"/"))
-        or any(byte < 0x20 for byte in decoded)
-    ):
+    if not _DOTS.isdisjoint(decoded.split(b"/")) or any(byte < 0x20 for byte in decoded):
         return None
-    model = match[1].decode("utf-8", "replace")
+    match = _GEMINI.fullmatch(decoded)
+    verb = None if match is None else _GEMINI_VERBS.get(match[3].lower())
+    if match is None or verb is None:
+        models = _GEMINI_MODELS.fullmatch(path)
+        return None if models is None else Target(Dialect.OPENAI_OTHER, models[1], _OTHER_LABEL)
+    model = match[2].decode("utf-8", "replace")
+    if match[1] not in (None, b"google"):
+        # Its SDK took the name apart at a slash.
+        model = f"{match[1].decode('utf-8', 'replace')}/{model}"
+    # The path is rebuilt, with the model encoded whole.
     path = b"/models/" + urllib.parse.quote(model, safe="").encode("ascii") + b":" + verb
     label = "/v1/models/*:" + verb.decode("ascii")
     return Target(GEMINI_VERBS[verb], path, label, model, stream=verb == _STREAMED)

@@ -236,6 +236,26 @@ async def read_into(said: list[str], gateway: RunningGateway, heard: asyncio.Eve
             heard.set()
 
 
+async def test_models_are_listed_in_googles_shape(stage):
+    """Case 96, for Google's client; OpenAI's asks at the same path."""
+    upstream = await stage.upstream(play(HANG))
+    providers = {"gemini": google(upstream, models=("gemini-3-pro", "acme/gemini-x"))}
+    gateway, _ = await stage.gateway(play(HANG), providers=providers)
+
+    async with client_of(gateway).aio as client:
+        names = [model.name async for model in await client.models.list()]
+        one = await client.models.get(model="acme/gemini-x")
+        with pytest.raises(errors.ClientError):
+            await client.models.get(model="nope")
+    async with client_of(gateway, api_version="v1beta").aio as client:
+        again = [model.name async for model in await client.models.list()]
+    plain = [model.id async for model in gateway.openai().models.list()]
+
+    assert sorted(names) == sorted(again) == ["models/acme/gemini-x", "models/gemini-3-pro"]
+    assert one.name == "models/acme/gemini-x"
+    assert sorted(plain) == ["acme/gemini-x", "gemini-3-pro"]
+
+
 # -- OpenAI's client -------------------------------------------------------------------------------------------------
 
 

@@ -72,8 +72,13 @@ def test_google_names_the_model_and_the_verb_in_the_path(raw: bytes) -> None:
 )
 def test_a_model_of_googles_paths_may_have_slashes_and_colons(verb: bytes, dialect: Dialect) -> None:
     """A name with a slash may come plain or encoded; the last colon is the one before the verb."""
-    for raw in (b"/v1beta/models/openai/gpt-4o:floor:" + verb, b"/v1beta/models/openai%2Fgpt-4o%3Afloor:" + verb):
-        target = resolve(raw)
+    spellings = (
+        b"/v1beta/models/openai/gpt-4o:floor:",
+        b"/v1beta/models/openai%2Fgpt-4o%3Afloor:",
+        b"/v1beta1/publishers/openai/models/gpt-4o:floor:",
+    )
+    for raw in spellings:
+        target = resolve(raw + verb)
 
         assert target is not None
         assert (target.dialect, target.model, target.stream) == (dialect, "openai/gpt-4o:floor", False)
@@ -89,12 +94,22 @@ def test_a_model_of_googles_paths_may_have_slashes_and_colons(verb: bytes, diale
         b"/v1beta/models/..%2ffiles%2fx:generateContent",
         b"/v1beta/models/a%0d%0ab:generateContent",
         b"/v1beta/chat/completions",
-        b"/v1beta/models",
+        b"/v1beta/models/..",
+        b"/v1beta/models/%2e%2e/x",
+        b"/v1beta/files",
         b"/openai/deployments/d/models/x:generateContent",
     ],
 )
 def test_no_other_path_of_googles_leads_anywhere(raw: bytes) -> None:
     assert resolve(raw) is None
+
+
+@pytest.mark.parametrize("raw", [b"/v1beta/models", b"/v1/v1beta/models/", b"/v1beta1/publishers/google/models"])
+def test_google_lists_models_under_its_own_versions(raw: bytes) -> None:
+    target = resolve(raw)
+
+    assert target is not None
+    assert (target.dialect, target.path, target.label) == (Dialect.OPENAI_OTHER, b"/models", "/v1/*")
 
 
 def test_an_encoded_slash_stays_encoded() -> None:
