@@ -38,6 +38,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[DRAINING] = self._draining
 
+    async def send(self, message: Any) -> None:  # Any: ASGI's own shape
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            # Refused by an answer, which uvicorn takes for no answer at all.
+            self.handshake_complete = True
+
     def handle_close(self, event: Frame) -> None:
         # The application hears of a caller who left; what it still had to say is of no use.
         super().handle_close(event)

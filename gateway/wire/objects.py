@@ -154,7 +154,14 @@ def may_refer(body: bytes) -> bool:
     for hint in _HINTS:
         if hint in body:
             return True
-    return b"\\u00" in body and _HIDDEN.search(body) is not None
+    if b"\\u00" not in body or _HIDDEN.search(body) is None:
+        return False
+    revealed = _HIDDEN.sub(_reveal, body)
+    return any(hint in revealed for hint in _HINTS)
+
+
+def _reveal(escape: re.Match[bytes]) -> bytes:
+    return bytes((int(escape[0][4:], 16),))
 
 
 def references(body: bytes) -> tuple[str, ...]:
