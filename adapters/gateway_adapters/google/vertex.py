@@ -27,7 +27,7 @@ from gateway.api import (
     UpstreamRequest,
 )
 from gateway_adapters.google.adapter import Google, refuse_unknown
-from gateway_adapters.google.credentials import METADATA, Credential, read_credential, read_token
+from gateway_adapters.google.credentials import METADATA, Credential, Token, read_credential, read_token
 from gateway_adapters.google.embeddings import predict_request
 
 VERSION: Final = "v1beta1"
@@ -39,8 +39,53 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9:.-]{0,127}")
 _NO_TOKEN_S: Final = 1.0
 
 
+class Access:
+    """How a provider's table gets at Vertex AI: where, and with what."""
+
+    def __init__(self, config: ProviderConfig) -> None:
+        """Read the table.
+
+        Raises:
+            ConfigError: naming the key that is missing or wrong.
+        """
+        refuse_unknown(config.extra, ("location", "project"))
+        if config.api_key is None:
+            raise ConfigError(
+                'is missing: "file:" and the path of a service account\'s JSON, or "metadata"', param="api_key"
+            )
+        location = _name(config, "location") or GLOBAL
+        project = _name(config, "project")
+        key = config.api_key.reveal()
+        self.credential: Credential | None = None
+        #: An API key of express mode; else empty.
+        self.key = ""
+        prefix = ""
+        if key.lstrip().startswith("{") or key.strip() == METADATA:
+            self.credential = read_credential(key)
+            project = project or self.credential.project
+            if not project:
+                raise ConfigError("is missing, and the credential names none", param="project")
+            prefix = f"/projects/{project}/locations/{location}"
+        else:
+            self.key = key
+        #: What stands before `/publishers`.
+        self.base_url = (config.base_url or f"https://{_host(location)}/{VERSION}").rstrip("/") + prefix
+
+    def renewal(self, now_s: float) -> UpstreamRequest | None:
+        return None if self.credential is None else self.credential.request(now_s)
+
+
+def bearer(token: Token) -> Headers:
+    """The headers of every request with this token."""
+    return [(b"accept-encoding", b"identity"), (b"authorization", b"Bearer " + token.text.encode("ascii"))]
+
+
+def no_token() -> UpstreamCredentials:
+    return UpstreamCredentials(back_after_s=_NO_TOKEN_S, detail="no access token is here yet")
+
+
 class Vertex(Google):
-    """Vertex AI."""
+    """Google's own models on Vertex AI, and those of others that speak as they do."""
 
     ID: ClassVar[str] = "vertex"
     dialects = frozenset({Dialect.GEMINI_GENERATE, Dialect.GEMINI_COUNT_TOKENS})
@@ -50,29 +95,12 @@ class Vertex(Google):
         return [KnownProvider(name="vertex", title="Google Vertex AI", adapter=cls.ID, variable="", base_url="")]
 
     def configure(self, config: ProviderConfig) -> None:
-        refuse_unknown(config.extra, ("location", "project"))
-        if config.api_key is None:
-            raise ConfigError(
-                'is missing: "file:" and the path of a service account\'s JSON, or "metadata"', param="api_key"
-            )
-        location = _name(config, "location") or GLOBAL
-        project = _name(config, "project")
-        key = config.api_key.reveal()
-        self._credential: Credential | None = None
-        prefix = ""
-        if key.lstrip().startswith("{") or key.strip() == METADATA:
-            self._credential = read_credential(key)
-            project = project or self._credential.project
-            if not project:
-                raise ConfigError("is missing, and the credential names none", param="project")
-            prefix = f"/projects/{project}/locations/{location}"
-        host = _host(location)
-        self.reach((config.base_url or f"https://{host}/{VERSION}").rstrip("/") + prefix)
-        if self._credential is None:
-            self.use_key(key)
-        else:
-            self._secret = ""
-            self._headers: Headers = []
+        self._access = Access(config)
+        self.reach(self._access.base_url)
+        self._secret = ""
+        self._headers: Headers = []
+        if self._access.key:
+            self.use_key(self._access.key)
 
     def resource(self, model: str) -> str:
         if model.startswith("publishers/"):
@@ -86,19 +114,16 @@ class Vertex(Google):
 
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
         if not self._headers:
-            raise UpstreamCredentials(back_after_s=_NO_TOKEN_S, detail="no access token is here yet")
+            raise no_token()
         return super().prepare(call, offer)
 
     def renewal(self, now_s: float) -> UpstreamRequest | None:
-        return None if self._credential is None else self._credential.request(now_s)
+        return self._access.renewal(now_s)
 
     def renewed(self, head: ResponseHead, body: bytes) -> float:
         token = read_token(head, body)
         self._secret = token.text
-        self._headers = [
-            (b"accept-encoding", b"identity"),
-            (b"authorization", b"Bearer " + token.text.encode("ascii")),
-        ]
+        self._headers = bearer(token)
         return token.renew_s
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.api import Call, ConfigError, Dialect, Offer, ProviderConfig, ResponseHead, UpstreamCredentials, peek
 from gateway.secret import Secret
-from gateway_adapters.google import Vertex
+from gateway_adapters.google import Vertex, VertexAnthropic
 from tests.adapters.google.test_credentials import ACCOUNT
 
 JSON = msgspec.json.encode(ACCOUNT).decode()
@@ -126,6 +126,71 @@ def test_a_token_that_is_echoed_is_not_told() -> None:
     failure = vertex().classify(ResponseHead(500, []), body)
 
     assert "ya29.x" not in failure.detail + failure.message
+
+
+# -- Anthropic's models ----------------------------------------------------------------------------------------------
+
+
+def claude(**extra: object) -> VertexAnthropic:
+    adapter = VertexAnthropic()
+    adapter.configure(ProviderConfig(name="c", base_url=None, api_key=Secret(JSON), extra=extra))
+    adapter.renewed(ResponseHead(200, []), TOKEN)
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("body", "sent_body", "verb"),
+    [
+        (
+            b'{"model": "x", "stream": true,  "messages":[1.0]}',
+            b'{"anthropic_version":"vertex-2023-10-16","stream": true,  "messages":[1.0]}',
+            b"streamRawPredict",
+        ),
+        (b'{"model":"x"}', b'{"anthropic_version":"vertex-2023-10-16"}', b"rawPredict"),
+        (b'{"messages":[],"anthropic_version":"v"}', b'{"messages":[],"anthropic_version":"v"}', b"rawPredict"),
+    ],
+)
+def test_a_message_to_anthropics_models_has_the_model_in_the_path(body: bytes, sent_body: bytes, verb: bytes) -> None:
+    asked = call(Dialect.ANTHROPIC_MESSAGES, b"/messages", body)
+
+    sent = claude(location="us-east5").prepare(asked, offer("claude-sonnet-4@20250514"))
+
+    assert sent.origin.host == "us-east5-aiplatform.googleapis.com"
+    assert sent.target == (
+        b"/v1beta1/projects/acme-1/locations/us-east5/publishers/anthropic/models/claude-sonnet-4@20250514:" + verb
+    )
+    assert sent.body == sent_body
+    assert (b"authorization", b"Bearer ya29.x") in sent.headers
+    assert all(name != b"x-api-key" for name, _ in sent.headers)
+
+
+def test_a_chat_for_anthropics_models_is_translated() -> None:
+    sent = claude().prepare(CHAT, offer("claude-sonnet-4@20250514"))
+
+    body = msgspec.json.decode(sent.body)
+    assert sent.target.endswith(b"/models/claude-sonnet-4@20250514:rawPredict")
+    assert body["anthropic_version"] == "vertex-2023-10-16"
+    assert "model" not in body
+    assert body["messages"][0]["role"] == "user"
+
+
+def test_tokens_are_counted_where_all_models_are() -> None:
+    asked = call(Dialect.ANTHROPIC_COUNT_TOKENS, b"/messages/count_tokens", b'{"model":"x","messages":[]}')
+
+    sent = claude().prepare(asked, offer("claude-x"))
+
+    assert sent.target.endswith(b"/models/count-tokens:rawPredict")
+    assert sent.body == b'{"model":"claude-x","messages":[]}'
+
+
+def test_anthropics_models_need_a_credential_and_a_token() -> None:
+    adapter = VertexAnthropic()
+    with pytest.raises(ConfigError) as caught:
+        adapter.configure(ProviderConfig(name="c", base_url=None, api_key=Secret("AQ.express"), extra={}))
+    assert caught.value.param == "api_key"
+    adapter.configure(ProviderConfig(name="c", base_url=None, api_key=Secret(JSON), extra={}))
+    with pytest.raises(UpstreamCredentials):
+        adapter.prepare(CHAT, offer())
 
 
 @pytest.mark.parametrize(
