@@ -16,9 +16,9 @@ from openai import DefaultAsyncHttpxClient
 from gateway.infra.postgres import Database
 from gateway.kernel.journal import credit, find_account
 from gateway.settings import Model
-from tests.acceptance.answers import LAST_CHUNK, MESSAGES, stream, stream_head
+from tests.acceptance.answers import LAST_CHUNK, MESSAGES, chat_stream, stream, stream_head
 from tests.gateways import PATIENCE_S
-from tests.upstreams import CLOSE, RECEIVE, REPEAT, Until, answer, chunk, play
+from tests.upstreams import CLOSE, RECEIVE, REPEAT, Until, answer, chunk, events, play
 
 MODEL = "claude-opus-4-5"
 OLD_MODEL = "claude-3-5-sonnet-20241022"
@@ -476,6 +476,28 @@ async def test_an_error_that_comes_first_in_a_stream_has_a_status(house):
     [record] = await gateway.records(1)
     assert record.cost_nanos == 0
     assert record.usage_source == "none"
+
+
+async def test_an_error_that_comes_first_leads_to_another_provider(stage):
+    """Case 73, where there is another: of any kind, and nothing of the first is seen or charged."""
+    failed = start() + event("ping") + event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    first = await stage.upstream(same(stream(failed)))
+    second = await stage.upstream(same(events(*chat_stream("Yes."))))
+    providers = {
+        "anthropic": stage.provider(first, adapter="anthropic", base_url=first.url, models=("*",), priority=0),
+        "other": stage.provider(second, models=("*",), priority=1),
+    }
+    gateway, _ = await stage.gateway(play(RECEIVE), providers=providers, models={MODEL: FREE})
+
+    raw = await gateway.openai().chat.completions.with_raw_response.create(
+        model=MODEL, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    seen = [each async for each in raw.parse()]
+
+    assert raw.headers["x-gateway-provider"] == "other"
+    assert "".join(each.choices[0].delta.content or "" for each in seen if each.choices) == "Yes."
+    [record] = await gateway.records(1)
+    assert (record.attempts, record.input_tokens, record.output_tokens) == (2, 20, 9)
 
 
 @pytest.mark.parametrize(
