@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.cli.connecting import with_database
 from gateway.cli.loading import load_config
+from gateway.cli.notices import Notices, warn_of_lost
 from gateway.cli.table import Colour, Printer
 from gateway.control.accounts.operators import PAGE, Created, Person, create, list_people, set_role, set_status
 from gateway.control.passwords import LENGTH_MAX, Passwords
@@ -17,6 +18,7 @@ from gateway.errors import ConfigError
 from gateway.infra.embedded import Stores
 from gateway.infra.postgres import Database
 from gateway.kernel.key_store import load_pepper
+from gateway.kernel.keys import CHANNEL
 from gateway.settings import Settings
 
 #: Where a password comes from that is not typed: the first line of standard input.
@@ -137,14 +139,21 @@ def _role(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _suspend(arguments: argparse.Namespace, settings: Settings) -> int:
-    user_id = with_database(
-        settings, lambda database, _: set_status(database, who=arguments.user, status="suspended")
-    )
-    print(f"user {user_id} is suspended; keys they made are refused at the control plane, sessions ended")
-    return 0
+    return _change_status(arguments, settings, "suspended", "is suspended, and so are the keys they made")
 
 
 def _activate(arguments: argparse.Namespace, settings: Settings) -> int:
-    user_id = with_database(settings, lambda database, _: set_status(database, who=arguments.user, status="active"))
-    print(f"user {user_id} may sign in again")
-    return 0
+    return _change_status(arguments, settings, "active", "may sign in again, and the keys they made work again")
+
+
+def _change_status(arguments: argparse.Namespace, settings: Settings, status: str, what: str) -> int:
+    async def change(database: Database, stores: Stores) -> tuple[int, bool]:
+        user_id, key_ids = await set_status(database, who=arguments.user, status=status)
+        async with Notices(stores.redis_url) as notices:
+            for key_id in key_ids:
+                await notices.publish(CHANNEL, key_id.encode())
+            return user_id, notices.lost
+
+    user_id, lost = with_database(settings, change)
+    print(f"user {user_id} {what}")
+    return warn_of_lost(settings) if lost else 0

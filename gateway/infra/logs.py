@@ -43,6 +43,7 @@ Level = str | int
 _KEYS = re.compile(
     r"""
     (\bgw_(?:live|test|staging|dev)_)[A-Za-z0-9_\-]+      # gateway keys
+    | (\bgws_)[A-Za-z0-9_\-]{20,}                        # sessions
     | (\bsk-)[A-Za-z0-9_\-]{6,}                           # the way most providers' keys begin
     | (\bAIza)[A-Za-z0-9_\-]{20,}                         # Google's
     | ((?i:\b(?:bearer|basic)\s+))[A-Za-z0-9._~+/=\-]{6,} # authorization headers

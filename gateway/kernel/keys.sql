@@ -4,10 +4,12 @@
 select k.id, k.account_id, k.environment, k.digest,
        k.revoked_at is not null as revoked,
        extract(epoch from k.expires_at)::float8 as expires_at_s,
-       a.status as account_status, a.plan, k.limits, b.overdraft_nanos
+       case when a.status = 'active' and u.status = 'suspended' then 'suspended' else a.status end as account_status,
+       a.plan, k.limits, b.overdraft_nanos
 from keys k
 join accounts a on a.id = k.account_id
 join balances b on b.account_id = k.account_id
+left join users u on u.id = k.user_id
 where k.id = $1;
 
 -- create_account: a new account, by `gateway keys create` and the first start

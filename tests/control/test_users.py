@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from gateway.control.accounts.operators import set_status
+from gateway.control.accounts.people import publish_keys
 from gateway.kernel.journal import credit
 from tests.control.desk import Desk
 
@@ -165,3 +167,24 @@ async def test_a_cursor_that_was_made_up_is_refused(desk: Desk, cursor):
 
     assert answer.status == 422
     assert answer.detail[0]["loc"] == ["query", "cursor"]
+
+
+async def test_whoever_is_suspended_is_out_at_both_planes(desk: Desk):
+    ann = await desk.person()
+    key = await ann.key()
+    assert (await key.get("/v1/models")).status == 200
+
+    _, key_ids = await set_status(desk.parts.database, who=ann.email, status="suspended")
+    await publish_keys(desk.parts, key_ids)
+
+    assert (await ann.get("/user/balance")).status == 401
+    assert (await key.get("/user/balance")).status == 401
+    async with asyncio.timeout(10):
+        while (refused := await key.get("/v1/models")).status == 200:  # noqa: ASYNC110  seen from outside alone
+            await asyncio.sleep(0.005)
+    assert (refused.status, refused.json["error"]["code"]) == (401, "account_inactive")
+    await set_status(desk.parts.database, who=str(ann.user_id), status="active")
+    await publish_keys(desk.parts, key_ids)
+    async with asyncio.timeout(10):
+        while (await key.get("/v1/models")).status != 200:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0.005)

@@ -79,8 +79,8 @@ async def list_people(database: Database, *, after_id: int = 0, limit: int = PAG
     return [msgspec.convert(dict(row), Person) for row in rows]
 
 
-async def set_status(database: Database, *, who: str, status: str) -> int:
-    """Suspend somebody or let them in again; their id.
+async def set_status(database: Database, *, who: str, status: str) -> tuple[int, list[str]]:
+    """Suspend somebody, and so every key they made, or let them in again; their id, and the keys to tell workers of.
 
     Raises:
         ConfigError: there is no such person.
@@ -99,7 +99,8 @@ async def set_status(database: Database, *, who: str, status: str) -> int:
             before={"status": before},
             after={"status": status},
         )
-    return user_id
+        keys = await session.fetch(queries["keys_of"], user_id)
+    return user_id, [row["id"] for row in keys]
 
 
 async def set_role(database: Database, *, who: str, role: Role) -> int:

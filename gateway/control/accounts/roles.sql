@@ -41,5 +41,8 @@ from users u
 where u.id > $1 and u.status <> 'deleted'
 order by u.id limit $2;
 
+-- keys_of: what somebody made and still lives, by `gateway users suspend` and `activate`
+select id from keys where user_id = $1 and revoked_at is null;
+
 -- set_status: of somebody, by `gateway users suspend` and `activate`
 update users set status = $2, updated_at = now() where id = $1 and status <> 'deleted' returning id;
