@@ -118,14 +118,19 @@ class Welcome:
         off = [each.variable for each in self._loaded.known.values() if each.variable and each.name not in taken]
         out.line(f"AI Gateway {__version__} is ready: {out.paint(address, Colour.GREEN)}")
         out.line()
-        self._fact("base URL", f"{address}/v1")
+        plane = settings.server.plane
+        if plane != "control":
+            self._fact("base URL", f"{address}/v1")
+        if plane != "data":
+            self._fact("accounts", f"{address}/docs")
+            self._fact("first admin", self._command("users create --admin --password --email ADDRESS"))
         if self._key is not None:
             self._fact("key", f"{out.paint(self._key.text, Colour.GREEN)}  (shown this once)")
         self._fact("more keys", self._command("keys create --name NAME"))
         self._fact("providers", ", ".join(on) or "none")
         if off:
             self._fact("turn on by", ", ".join(sorted(off)))
-        if on:
+        if on and plane != "control":
             self._show_request(address, model=_example(settings, on))
         self._key = None
 
