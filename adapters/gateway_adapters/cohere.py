@@ -11,9 +11,6 @@ Cohere serves OpenAI's dialects too, with less in them: the row `cohere-compatib
 Source: Cohere's API reference, "Chat", "Chat with Streaming", "Embed" and "Errors", version 2.
 """
 
-import base64
-import sys
-from array import array
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
@@ -50,7 +47,6 @@ from gateway_adapters.chat_answer import (
     Answer,
     BrokenAnswer,
     Called,
-    GatheredTap,
     StreamTap,
     WholeTap,
     unreadable,
@@ -60,7 +56,6 @@ from gateway_adapters.chat_request import (
     Message,
     Part,
     ToolFunction,
-    decode_body,
     dropped_members,
     members_of,
     parts_of,
@@ -69,6 +64,7 @@ from gateway_adapters.chat_request import (
     tools_of,
     unsupported,
 )
+from gateway_adapters.embeddings import READ, Embedded, EmbedTap, read_embed_request
 
 BASE_URL: Final = "https://api.cohere.com/v2"
 #: What Cohere is told an embedding is for, where neither the caller nor the provider's table says so.
@@ -90,6 +86,8 @@ _FINISHES: Final = {
     "MAX_TOKENS": "length",
     "TOOL_CALL": "tool_calls",
 }
+#: Of a request for embeddings, what Cohere alone knows.
+_EMBED_MEMBERS: Final = ("input_type", "truncate")
 #: Their own answer to a key that is not one of theirs.
 _INVALID_TOKEN: Final = 498
 
@@ -153,7 +151,7 @@ class Cohere:
         if call.dialect is Dialect.RERANK:
             return JSON_TAPS[Dialect.RERANK](call.dialect)
         if call.dialect is Dialect.OPENAI_EMBEDDINGS:
-            return _EmbedTap(call, head)
+            return EmbedTap(call, head, _read_embedded)
         if (head.header(b"content-type") or b"").startswith(b"text/event-stream"):
             return _ChatTap(call, head)
         return WholeTap(call, head, _read_answer)
@@ -270,48 +268,19 @@ def _part(part: Part) -> dict[str, object]:
     raise unsupported(part, "a message for Cohere")
 
 
-class _EmbedRequest(msgspec.Struct):
-    input: str | list[str]
-    encoding_format: str | None = None
-    dimensions: int | None = None
-    input_type: str | None = None
-    truncate: str | None = None
-
-
-class _Tokens(msgspec.Struct):
-    input: list[int | list[int]]
-
-
-_decode_embed = msgspec.json.Decoder(_EmbedRequest).decode
-_decode_tokens = msgspec.json.Decoder(_Tokens).decode
-_EMBED_MEMBERS: Final = frozenset(
-    {"model", "models", "provider", "input", "encoding_format", "dimensions", "input_type", "truncate"}
-)
-
-
 def _embed(call: Call, model: str, input_type: str) -> tuple[bytes, tuple[str, ...]]:
-    try:
-        _decode_tokens(call.body)
-    except UNREADABLE:
-        pass
-    else:
-        raise BadRequest(
-            "This model takes text, not token numbers, which mean nothing without OpenAI's vocabulary; "
-            "with LangChain, set `check_embedding_ctx_length=False`.",
-            param="input",
-        )
-    request = decode_body(call.body, _decode_embed)
+    request = read_embed_request(call)
+    members = members_of(call)
     body: dict[str, object] = {
         "model": model,
-        "texts": [request.input] if isinstance(request.input, str) else request.input,
-        "input_type": request.input_type or input_type,
+        "texts": request.texts,
+        "input_type": input_type,
         "embedding_types": ["float"],
     }
     if request.dimensions is not None:
         body["output_dimension"] = request.dimensions
-    if request.truncate is not None:
-        body["truncate"] = request.truncate
-    return msgspec.json.encode(body), dropped_members(members_of(call), _EMBED_MEMBERS, provider="Cohere")
+    body |= {name: members[name] for name in _EMBED_MEMBERS if name in members}
+    return msgspec.json.encode(body), dropped_members(members, READ.union(_EMBED_MEMBERS), provider="Cohere")
 
 
 # -- answers -------------------------------------------------------------------------------------------------
@@ -565,7 +534,7 @@ class _ChatTap(StreamTap):
 
 
 class _Vectors(msgspec.Struct):
-    float: list[list[float]]
+    float: list[msgspec.Raw]
 
 
 class _Meta(msgspec.Struct):
@@ -580,33 +549,10 @@ class _Embedded(msgspec.Struct):
 _decode_embedded = msgspec.json.Decoder(_Embedded).decode
 
 
-class _EmbedTap(GatheredTap):
-    """Vectors as OpenAI gives them: numbers, or packed, as the official clients ask for without being told to."""
-
-    def __init__(self, call: Call, head: ResponseHead) -> None:
-        super().__init__(call, head)
-        self._packs = decode_body(call.body, _decode_embed).encoding_format == "base64"
-
-    def _written(self, body: bytes) -> bytes:
-        embedded = _decode_embedded(body)
-        units = embedded.meta.billed_units if embedded.meta is not None else None
-        if units is not None:
-            self._usage = Usage(input_tokens=int(units.input_tokens or 0))
-        count = self._usage.input_tokens if self._usage is not None else 0
-        data = [
-            {"object": "embedding", "index": index, "embedding": _packed(vector) if self._packs else vector}
-            for index, vector in enumerate(embedded.embeddings.float)
-        ]
-        usage = {"prompt_tokens": count, "total_tokens": count}
-        return msgspec.json.encode({"object": "list", "data": data, "model": self._model, "usage": usage})
-
-
-def _packed(vector: list[float]) -> str:
-    """Little-endian float32 in base64."""
-    numbers = array("f", vector)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return base64.b64encode(numbers.tobytes()).decode("ascii")
+def _read_embedded(body: bytes) -> Embedded:
+    answer = _decode_embedded(body)
+    units = answer.meta.billed_units if answer.meta is not None else None
+    return Embedded(answer.embeddings.float, None if units is None else int(units.input_tokens or 0))
 
 
 _: type[Adapter] = Cohere

@@ -1,4 +1,4 @@
-"""Amazon Bedrock: chat completions translated into Converse and back, whichever maker's model it is.
+"""Amazon Bedrock: chat completions translated into Converse and back, whichever maker's model it is, and embeddings.
 
 Rules:
 - A request is signed with an access key, or carries one of Bedrock's own API keys. A signature covers the time, which
@@ -39,6 +39,7 @@ from gateway.api import (
 )
 from gateway_adapters import failures
 from gateway_adapters.bedrock.answer import ConverseTap, read_answer
+from gateway_adapters.bedrock.embeddings import embed_tap, write_embed_request
 from gateway_adapters.bedrock.request import write_request
 from gateway_adapters.chat_answer import WholeTap
 from gateway_adapters.rows import suggestion
@@ -62,7 +63,7 @@ class Bedrock:
     API: ClassVar[int] = API_VERSION
 
     dialects: frozenset[Dialect] = frozenset()
-    translates: frozenset[Dialect] = frozenset({Dialect.OPENAI_CHAT})
+    translates: frozenset[Dialect] = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS})
 
     def __init__(
         self,
@@ -114,8 +115,11 @@ class Bedrock:
             )
 
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
-        body, dropped = write_request(call, offer.upstream_model)
-        verb = b"/converse-stream" if call.peek.stream else b"/converse"
+        if call.dialect is Dialect.OPENAI_EMBEDDINGS:
+            verb, (body, dropped) = b"/invoke", write_embed_request(call, offer.upstream_model)
+        else:
+            verb = b"/converse-stream" if call.peek.stream else b"/converse"
+            body, dropped = write_request(call, offer.upstream_model)
         target = self._path + b"/model/" + quote(offer.upstream_model, safe="").encode("ascii") + verb
         headers = request_headers(call.headers, own=self._headers, drop=self._replaced)
         if self._signer is not None:
@@ -132,6 +136,8 @@ class Bedrock:
         )
 
     def tap(self, call: Call, head: ResponseHead) -> Tap:
+        if call.dialect is Dialect.OPENAI_EMBEDDINGS:
+            return embed_tap(call, head)
         answer_id = (head.header(b"x-amzn-requestid") or b"").decode("latin-1")
         if (head.header(b"content-type") or b"").startswith(_STREAM_TYPE):
             return ConverseTap(call, head, answer_id=answer_id, secret=self._secret)
