@@ -8,14 +8,27 @@ The server is for this gateway's client and no other: it takes one request at a 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import ClassVar, cast
 
 import httptools
+import msgspec
 
-from gateway.api import Adapter, ConfigError, Dialect, KnownProvider, Lifecycle, Origin, ProviderConfig
-from gateway_adapters import echo_answers
+from gateway.api import (
+    Adapter,
+    Call,
+    ConfigError,
+    Dialect,
+    KnownProvider,
+    Lifecycle,
+    Offer,
+    Origin,
+    ProviderConfig,
+    UpstreamRequest,
+)
+from gateway_adapters import echo_answers, echo_realtime
 from gateway_adapters.echo_answers import Answer
 from gateway_adapters.openai import OpenAI
 from gateway_adapters.rows import Row
@@ -59,13 +72,25 @@ class Echo(OpenAI):
         self.take(_ROW, config)
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
+        self._conversations = contextlib.AsyncExitStack()
+        self._realtime = self._origin
+
+    def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
+        request = super().prepare(call, offer)
+        if call.path == b"/realtime":
+            # Conversations are another server's.
+            return msgspec.structs.replace(request, origin=self._realtime)
+        return request
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self._connections), _HOST, 0)
         self._origin = Origin("http", _HOST, self._server.sockets[0].getsockname()[1])
+        port = await self._conversations.enter_async_context(echo_realtime.serving(_HOST))
+        self._realtime = Origin("http", _HOST, port)
 
     async def stop(self) -> None:
+        await self._conversations.aclose()
         if self._server is not None:
             self._server.close()
             for connection in list(self._connections):

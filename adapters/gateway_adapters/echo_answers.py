@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway_adapters import echo_media
+from gateway_adapters import echo_media, echo_objects
 
 DEFAULT_TEXT = "Hello! This is the gateway's echo provider: whatever you say comes back, word by word."
 #: More than this is refused, so that a typing error can't fill the memory.
@@ -32,6 +32,9 @@ PICTURE_TOKENS = 100
 #: Where made-up times begin, seconds since 1970.
 _EPOCH = 1_760_000_000
 
+#: Paths of what is kept; a response is asked for by its id.
+_KEPT = (b"/files", b"/batches", b"/responses/")
+_FILE_NAME = re.compile(rb'filename="([^"\r\n]*)"')
 _WORD = re.compile(r"\s*\S+\s*")
 _INSTRUCTION = re.compile(r"-(?:(slow)|(delay|ttft)-(\d+(?:\.\d+)?)(ms|s)|(fail|cut|stall|tokens)-(\d+))(?=-|$)")
 _STATUS_TYPES = {
@@ -103,6 +106,7 @@ class _Request(msgspec.Struct):
     stream_format: str | None = None
     #: Of a form: the bytes of its file.
     file: bytes | None = None
+    background: bool | None = None
 
 
 def script_of(model: str) -> Script | None:
@@ -133,7 +137,10 @@ def answer(method: bytes, path: bytes, body: bytes) -> Answer:
     """The answer to one request; `path` is without the query."""
     if path in (b"/v1/models", b"/models") and method == b"GET":
         return _json({"object": "list", "data": [_model(name) for name in ("echo", "echo-slow", "echo-fail-500")]})
-    make = _DIALECTS.get(path.removeprefix(b"/v1"))
+    path = path.removeprefix(b"/v1")
+    if path.startswith(_KEPT):
+        return _kept(method, path.decode("latin-1"), body)
+    make = _DIALECTS.get(path)
     if make is None:
         return _refusal(404, f"echo serves no {path.decode('latin-1')}")
     if method != b"POST":
@@ -150,9 +157,38 @@ def answer(method: bytes, path: bytes, body: bytes) -> Answer:
         refusal.wait_s = script.ttft_s
         return refusal
     made = make(_Turn(request, body, script))
+    if request.background and made.size_bytes is not None:
+        ordered = _encode({"model": request.model, "input": request.input})
+        whole = msgspec.json.decode(b"".join(frame for _, frame in made.frames))
+        made = _json(echo_objects.in_background(ordered, whole))
     made.script = script
     made.wait_s = script.ttft_s
     return made
+
+
+def _kept(method: bytes, path: str, body: bytes) -> Answer:
+    """The answer about an object that `echo_objects.py` makes believe to keep."""
+    form = echo_media.read_form(body)
+    upload = None
+    if "file" in form:
+        name = _FILE_NAME.search(body)
+        upload = (name[1].decode("utf-8", "replace") if name else "", form.get("purpose", b"").decode(), form["file"])
+    try:
+        made = echo_objects.answer(method, path, body, upload=upload, ask=_ask)
+    except msgspec.DecodeError as error:
+        return _refusal(400, f"not a request: {error}")
+    if made is None:
+        return _refusal(404, f"echo keeps no {path}")
+    if isinstance(made, bytes):
+        frames = iter(((0.0, made),))
+        return Answer(content_type=b"application/octet-stream", frames=frames, size_bytes=len(made))
+    return _json(made)
+
+
+def _ask(path: bytes, body: bytes) -> bytes | None:
+    """The whole answer to a request of a batch."""
+    made = answer(b"POST", path, body)
+    return b"".join(frame for _, frame in made.frames) if made.status == 200 and made.size_bytes is not None else None
 
 
 class _Turn:
