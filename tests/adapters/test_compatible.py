@@ -258,6 +258,7 @@ def test_the_answers_own_type_says_how_it_is_watched(content_type: bytes | None,
 def test_the_examples_in_config_are_tables_that_load() -> None:
     path = Path(__file__).parents[2] / "config" / "providers.toml"
     keys = ("GROQ_KEY_OF_TEAM_A", "GROQ_KEY_OF_TEAM_B", "AZURE_OPENAI_API_KEY", "ACME_KEY", "GOOGLE_SERVICE_ACCOUNT")
+    keys += ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
     settings = load(str(path), environ=dict.fromkeys(keys, "k"), known=known_providers()).settings
     loaded = Registry.load(settings)
