@@ -11,14 +11,14 @@ from gateway.exchange import Principal
 from gateway.kernel.holds import Hold, Holds
 from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.loader import Loader
-from gateway.kernel.verbs import Admission, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Verbs
+from gateway.kernel.verbs import Admission, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, UsedUp, Verbs
 
 #: A slot or a hold is given back when another request ends, which nobody can foresee.
 SOON_S: Final = 1.0
 #: An account can be emptied from Redis while it is being loaded, but not for ever.
 LOADS_MAX: Final = 3
 #: What an admission can be but an admission.
-Refused = Limited | Busy | OverBudget | NoCredit | NotLoaded | Ended
+Refused = Limited | Busy | OverBudget | UsedUp | NoCredit | NotLoaded | Ended
 
 
 async def take(
@@ -84,9 +84,23 @@ def refusal_of(refused: Refused, *, now_s: float) -> RateLimited | InsufficientC
         return BudgetExceeded(
             f"The {refused.window} budget of this {refused.scope} does not cover the request.", retry_after_s=ends_s
         )
+    if isinstance(refused, UsedUp):
+        return _used_up(refused)
     if refused.in_flight:
         return CreditInFlight(retry_after_s=SOON_S)
     return InsufficientCredit()
+
+
+def _used_up(refused: UsedUp) -> RateLimited:
+    text = f"This {refused.scope} is good for {refused.limit} requests in all"
+    if refused.in_flight:
+        # One that comes to nothing is given back.
+        return RateLimited(
+            f"{text}; the last of them are in flight.", code="requests_in_flight", retry_after_s=SOON_S
+        )
+    error = RateLimited(f"{text}, and they have been made.", code="requests_used_up")
+    error.should_retry = False
+    return error
 
 
 def _limited(refused: Limited) -> RateLimited:

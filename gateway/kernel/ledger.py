@@ -41,6 +41,7 @@ from gateway.kernel.verbs import (
     Snapshot,
     Spent,
     Stale,
+    UsedUp,
     Verbs,
     Voided,
     name_scopes,
@@ -296,6 +297,8 @@ def _admission(reply: Reply) -> Admission:
         _, _, _, _, _, _, _, scope, window, limit, spent, why, ends_ms = reply
         ends = ends_ms if ends_ms >= 0 else None
         return OverBudget(rates, SCOPES[scope - 1], BUDGET_WINDOWS[window - 1], limit, spent, why == 1, ends)
+    if code == 8:
+        return UsedUp(rates, SCOPES[reply[7] - 1], reply[8], reply[9] == 1)
     return NoCredit(rates, reply[7] == 1)
 
 

@@ -8,6 +8,8 @@ Rules:
 - A budget is money in a calendar window (UTC, weeks from Monday). A hard one refuses what might pass it, and counts
   what is still in flight; a soft one only gives notice, once in each window.
 - A key that is not live has half of the plan's limits; the account as a whole has all of them.
+- A key may be good for so many requests in all its life. What counts is what ended with a record, besides what is in
+  flight, so that PostgreSQL can say it again where Redis has lost it.
 
 Redis stores how much is used, never the limits: these travel with each request as one msgpack argument, packed once
 for each (principal, model) and read by `lua/common.lua` and by the twin. The layout is described at `pack_limits`.
@@ -33,6 +35,8 @@ MONTH_US: Final = 30 * DAY_US
 LIMIT_MAX: Final = 10**12
 #: As a limit of concurrency in the packed form: takes no slot at all.
 NO_SLOT: Final = -2
+#: As the window of a budget in the packed form: what is counted are requests, for good.
+LIFETIME: Final = 5
 #: How many budgets a scope can have.
 BUDGETS_MAX: Final = 16
 
@@ -106,12 +110,15 @@ def combine_limits(
     model: Limits | None = None,
     live: bool = True,
     overdraft_nanos: Nanos = 0,
+    requests_max: int | None = None,
 ) -> bytes:
     """The packed limits of a call: the plan holds for the account, the key's own for the key (and half of the plan
-    for a key that is not live), `model` for that model in the account.
+    for a key that is not live), `model` for that model in the account. `requests_max` is for all the key's life.
     """
     own = key if live else tighten(key, halve(msgspec.structs.replace(plan, budgets=())))
-    return pack_limits(account=plan, key=own, model=model, overdraft_nanos=overdraft_nanos)
+    return pack_limits(
+        account=plan, key=own, model=model, overdraft_nanos=overdraft_nanos, key_requests_max=requests_max
+    )
 
 
 def pack_limits(
@@ -120,11 +127,12 @@ def pack_limits(
     key: Limits = NO_LIMITS,
     model: Limits | None = None,
     overdraft_nanos: Nanos = 0,
+    key_requests_max: int | None = None,
 ) -> bytes:
     """One flat array: the overdraft, and then for the account, the key and the model
     `concurrency or -1 (-2: takes no slot), number of buckets, (bucket number, limit, capacity) of each, number of
     budgets, (window 1-4, limit nanos, 1 if hard else 0) of each`. Flat, because each table costs the script an
-    allocation.
+    allocation. The requests of a key's life are a budget of window 5, behind all others.
 
     Buckets are in the order of `BUCKETS`; budgets in rising order, so that notices come in the order in which they
     are earned.
@@ -135,8 +143,9 @@ def pack_limits(
     if not 0 <= overdraft_nanos <= MAX_NANOS:
         raise ValueError(f"overdraft out of bounds: {overdraft_nanos}")
     packed = [overdraft_nanos]
-    for limits in (account, key, NO_LIMITS if model is None else model):
-        _pack_scope(limits, packed)
+    _pack_scope(account, packed)
+    _pack_scope(key, packed, requests_max=key_requests_max)
+    _pack_scope(NO_LIMITS if model is None else model, packed)
     return msgspec.msgpack.encode(packed)
 
 
@@ -148,9 +157,13 @@ def detach_limits(packed: bytes) -> bytes:
     detached, at = given[:1], 1
     while at < len(given):
         at += 2 + 3 * given[at + 1]
-        budgets = given[at : at + 1 + 3 * given[at]]
-        detached += (NO_SLOT, 0, *budgets)
-        at += len(budgets)
+        number, at = given[at], at + 1
+        budgets = given[at : at + 3 * number]
+        at += 3 * number
+        # The request that ordered the work was the one that counts.
+        if budgets[-3:-2] == [LIFETIME]:
+            budgets = budgets[:-3]
+        detached += (NO_SLOT, 0, len(budgets) // 3, *budgets)
     return msgspec.msgpack.encode(detached)
 
 
@@ -158,7 +171,7 @@ def _counts(limits: Limits) -> Iterable[tuple[str, int | None]]:
     return [(name, getattr(limits, name)) for name in COUNTS]
 
 
-def _pack_scope(limits: Limits, packed: list[int]) -> None:
+def _pack_scope(limits: Limits, packed: list[int], *, requests_max: int | None = None) -> None:
     for name, count in _counts(limits):
         if count is not None and not 0 <= count <= LIMIT_MAX:
             raise ValueError(f"{name} out of bounds: {count}")
@@ -184,6 +197,10 @@ def _pack_scope(limits: Limits, packed: list[int]) -> None:
         if not 0 <= budget.limit_nanos <= MAX_NANOS:
             raise ValueError(f"budget out of bounds: {budget.limit_nanos}")
         budgets += (BUDGET_WINDOWS.index(budget.window) + 1, budget.limit_nanos, int(budget.hard))
+    if requests_max is not None:
+        if not 0 <= requests_max <= LIMIT_MAX:
+            raise ValueError(f"requests out of bounds: {requests_max}")
+        budgets += (LIFETIME, requests_max, 1)
     packed.append(-1 if limits.concurrency is None else limits.concurrency)
     packed += (len(buckets) // 3, *buckets, len(budgets) // 3, *budgets)
 

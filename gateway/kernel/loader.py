@@ -115,4 +115,5 @@ def _spent(row: Row, prefix: str) -> Spent:
         week_nanos=row[f"{prefix}week_nanos"],
         month_nanos=row[f"{prefix}month_nanos"],
         total_nanos=row[f"{prefix}total_nanos"],
+        requests=row[f"{prefix}requests"],
     )

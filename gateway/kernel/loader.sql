@@ -7,10 +7,9 @@ select
     coalesce(c.last_id, '0-0') as cursor,
     (extract(epoch from w.at) * 1000000)::bigint as as_of_us,
     a.day_nanos, a.week_nanos, a.month_nanos,
-    (select coalesce(sum(cost_nanos), 0)::bigint from usage_totals where account_id = $1) as total_nanos,
+    t.cost_nanos as total_nanos, t.requests,
     k.day_nanos as key_day_nanos, k.week_nanos as key_week_nanos, k.month_nanos as key_month_nanos,
-    (select coalesce(sum(cost_nanos), 0)::bigint from usage_totals where account_id = $1 and key_id = $3)
-        as key_total_nanos
+    t.key_cost_nanos as key_total_nanos, t.key_requests
 from balances b
 left join settle_cursors c on c.partition = $2
 cross join (
@@ -34,4 +33,13 @@ cross join lateral (
     from usage_days
     where account_id = $1 and key_id = $3 and day >= least(w.monday, w.first)
 ) k
+cross join lateral (
+    select
+        coalesce(sum(cost_nanos), 0)::bigint as cost_nanos,
+        coalesce(sum(requests), 0)::bigint as requests,
+        coalesce(sum(cost_nanos) filter (where key_id = $3), 0)::bigint as key_cost_nanos,
+        coalesce(sum(requests) filter (where key_id = $3), 0)::bigint as key_requests
+    from usage_totals
+    where account_id = $1
+) t
 where b.account_id = $1;

@@ -124,7 +124,7 @@ class Standby:
 
     def void(self, request_id: str, scopes: Scopes, *, record: bytes = b"") -> Sent[Voided | Ended]:
         if (twin := self._here.pop(request_id, None)) is not None:
-            twin.void(request_id, scopes)
+            twin.void(request_id, scopes, record=record)
         return self._ledger.void(request_id, scopes, record=record)
 
     def renew(self, partition: int, renewals: Sequence[Renewal], *, lease_ms: int = LEASE_MS) -> Awaitable[list[str]]:

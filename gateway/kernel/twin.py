@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from gateway.errors import Overloaded
-from gateway.kernel.limits import BUCKET_WINDOWS_US, BUCKETS, BUDGET_WINDOWS, NO_SLOT, window_end_us, window_ids
+from gateway.kernel.limits import BUCKET_WINDOWS_US, BUCKETS, BUDGET_WINDOWS, LIFETIME, NO_SLOT, window_end_us, window_ids
 from gateway.kernel.money import MAX_NANOS, Nanos
 from gateway.kernel.record import decode_record
 from gateway.kernel.verbs import (
@@ -44,6 +44,7 @@ from gateway.kernel.verbs import (
     Settled,
     Snapshot,
     Stale,
+    UsedUp,
     Verbs,
     Voided,
     name_scopes,
@@ -171,8 +172,9 @@ class Twin:
         states = [self._drained(key, limit, now) for key, limit in zip(keys, limits, strict=False)]
         wanted = (1, tokens)
         refusal: Refusal | NotLoaded | None = _full(states, limits, wanted) or _busy(states, limits)
+        refusal = refusal or _over_budget(states, limits, hold_nanos, now)
         if refusal is None and hold_nanos > 0:
-            refusal = _unaffordable(states, limits, hold_nanos, overdraft, now)
+            refusal = _unaffordable(states[0], hold_nanos, overdraft)
         if isinstance(refusal, NotLoaded):
             return Done(refusal)
         if refusal is not None:
@@ -200,7 +202,7 @@ class Twin:
         if hold is not None and _keys(hold.scopes) != _keys(scopes):
             return Done(Ended("admit", 0))
         if hold is not None:
-            answer = Settled(cost_nanos, True, self._release(hold, now, cost_nanos, tokens))
+            answer = Settled(cost_nanos, True, self._release(hold, now, cost_nanos, tokens, recorded=True))
         else:
             self._charge(scopes, cost_nanos, now)
             answer = Settled(cost_nanos, False)
@@ -217,7 +219,7 @@ class Twin:
             return Done(Voided(False))
         if _keys(hold.scopes) != _keys(scopes):
             return Done(Ended("admit", 0))
-        self._release(hold, now, None, 0)
+        self._release(hold, now, None, 0, recorded=bool(record))
         if record:
             self._keep(scopes.partition, record, now)
         answer = Voided(True)
@@ -248,12 +250,12 @@ class Twin:
         for _, request_id in due[:at_most]:
             hold = self._holds[request_id]
             if hold.news is None:
-                self._release(hold, now, None, 0)
+                self._release(hold, now, None, 0, recorded=False)
                 swept.append(Expired(request_id, "voided"))
                 cost = 0
             else:
                 cost = hold.news.cost_nanos
-                notices = self._release(hold, now, cost, hold.news.tokens)
+                notices = self._release(hold, now, cost, hold.news.tokens, recorded=True)
                 self._keep(partition, hold.news.record, now)
                 swept.append(Expired(request_id, "charged", cost, notices))
             tombstone = _Tombstone(now + _TOMB_US, "expire", cost, None, for_nothing=hold.news is None)
@@ -303,9 +305,9 @@ class Twin:
                 continue
             balance = _exact(balance - record.cost_nanos)
             if spent is not None:
-                _spend(spent, record.cost_nanos, at_ms * 1000)
+                _spend(spent, record.cost_nanos, at_ms * 1000, requests=1)
             if key_spent is not None and record.key_id == key_id:
-                _spend(key_spent, record.cost_nanos, at_ms * 1000)
+                _spend(key_spent, record.cost_nanos, at_ms * 1000, requests=1)
         if wants_balance:
             state.balance, state.seq = balance, snapshot.seq
         if wants_spent:
@@ -376,7 +378,9 @@ class Twin:
         if len(self._tombstones) > TOMBSTONES_MAX:
             self._tombstones.popitem(last=False)
 
-    def _release(self, hold: _Hold, now: int, cost: int | None, tokens: int) -> tuple[Notice, ...]:
+    def _release(
+        self, hold: _Hold, now: int, cost: int | None, tokens: int, *, recorded: bool
+    ) -> tuple[Notice, ...]:
         _, limits = self._parse(hold.scopes.limits)
         delta = tokens - hold.tokens
         notices: list[Notice] = []
@@ -394,12 +398,14 @@ class Twin:
             if number < 2:
                 state.held = max(0, state.held - hold.amount)
                 state.in_flight = max(0, state.in_flight - (limit.concurrency != NO_SLOT))
-                if cost is not None:
-                    if number == 0 and state.balance is not None:
-                        state.balance = _exact(state.balance - cost)
-                    if state.spent is not None:
-                        state.spent = list(state.spent)
-                        _spend(state.spent, cost, now)
+                if cost is not None and number == 0 and state.balance is not None:
+                    state.balance = _exact(state.balance - cost)
+                if recorded and state.spent is not None:
+                    state.spent = list(state.spent)
+                    if cost is None:
+                        _count_request(state.spent)
+                    else:
+                        _spend(state.spent, cost, now, requests=1)
                         notices += _notice(number, state.spent, limit.budgets)
             self._store(key, state)
         return tuple(notices)
@@ -410,7 +416,7 @@ class Twin:
                 if number == 0 and state.balance is not None:
                     state.balance = _exact(state.balance - cost)
                 if state.spent is not None:
-                    _spend(state.spent, cost, now)
+                    _spend(state.spent, cost, now, requests=1)
 
 
 def parse_limits(packed: bytes) -> tuple[int, list[ScopeLimits]]:
@@ -478,40 +484,54 @@ def _busy(states: list[ScopeState], limits: list[ScopeLimits]) -> Refusal | None
     return None
 
 
-def _unaffordable(
-    states: list[ScopeState], limits: list[ScopeLimits], amount: int, overdraft: int, now: int
+def _over_budget(
+    states: list[ScopeState], limits: list[ScopeLimits], amount: int, now: int
 ) -> Refusal | NotLoaded | None:
+    """What is free needs no room in a budget, but it counts as a request."""
     for number in (0, 1):
-        state = states[number]
-        if not limits[number].budgets:
+        state, budgets = states[number], limits[number].budgets
+        if not budgets or (amount == 0 and budgets[-1][0] != LIFETIME):
             continue
         if state.spent is None:
             return NotLoaded(SCOPES[number])
         counters = list(state.spent)
         _spend(counters, 0, now)
-        for window, limit, hard in limits[number].budgets:
+        for window, limit, hard in budgets:
             window_id, spent, _ = counters[3 * window - 3 : 3 * window]
-            if hard and spent + state.held + amount > limit:
+            if window == LIFETIME:
+                if spent + state.in_flight + 1 > limit:
+                    used_up = (SCOPES[number], limit, spent + 1 <= limit)
+                    return lambda rates: UsedUp(rates, *used_up)
+            elif amount > 0 and hard and spent + state.held + amount > limit:
                 in_flight = spent + amount <= limit
                 end_us = window_end_us(window, window_id)
                 over = (SCOPES[number], BUDGET_WINDOWS[window - 1], limit, spent, in_flight)
                 ends_ms = None if end_us < 0 else end_us // 1000
                 return lambda rates: OverBudget(rates, *over, ends_ms)
-    if states[0].balance is None:
+    return None
+
+
+def _unaffordable(account: ScopeState, amount: int, overdraft: int) -> Refusal | NotLoaded | None:
+    if account.balance is None:
         return NotLoaded("account")
-    room = states[0].balance + overdraft
-    if states[0].held + amount > room:
+    room = account.balance + overdraft
+    if account.held + amount > room:
         return lambda rates: NoCredit(rates, in_flight=amount <= room)
     return None
 
 
-def _spend(counters: list[int], cost: int, now: int) -> None:
-    """Counts a cost in every window, after starting those anew that are over."""
+def _spend(counters: list[int], cost: int, now: int, *, requests: int = 0) -> None:
+    """Counts a cost in every window, after starting those anew that are over, and requests."""
+    counters[3 * LIFETIME - 2] += requests
     for position, window_id in enumerate(window_ids(now)):
         at = 3 * position
         if window_id > counters[at]:
             counters[at : at + 3] = window_id, 0, 0
         counters[at + 1] = min(counters[at + 1] + cost, MAX_NANOS)
+
+
+def _count_request(counters: list[int]) -> None:
+    counters[3 * LIFETIME - 2] += 1
 
 
 def _notice(number: int, counters: list[int], budgets: tuple[tuple[int, int, int], ...]) -> list[Notice]:

@@ -142,6 +142,16 @@ class OverBudget(msgspec.Struct, frozen=True):
     ends_ms: int | None
 
 
+class UsedUp(msgspec.Struct, frozen=True):
+    """The key has made all the requests of its life."""
+
+    rates: Rates
+    scope: ScopeName
+    limit: int
+    #: Some of them are in flight, and may yet come to nothing.
+    in_flight: bool
+
+
 class NoCredit(msgspec.Struct, frozen=True):
     """The balance does not cover the hold."""
 
@@ -163,7 +173,7 @@ class Ended(msgspec.Struct, frozen=True):
     cost_nanos: Nanos
 
 
-Admission: TypeAlias = Admitted | Limited | Busy | OverBudget | NoCredit | NotLoaded | Ended
+Admission: TypeAlias = Admitted | Limited | Busy | OverBudget | UsedUp | NoCredit | NotLoaded | Ended
 
 # -- settle, void, renew, sweep ------------------------------------------------------------------------------
 
@@ -243,13 +253,16 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     week_nanos: Nanos = 0
     month_nanos: Nanos = 0
     total_nanos: Nanos = 0
+    #: Requests of all its life.
+    requests: int = 0
 
     def counters(self) -> list[int]:
-        """`[window number, spent, largest limit noticed]` for each window, as the scripts keep them."""
-        sums = (self.day_nanos, self.week_nanos, self.month_nanos, self.total_nanos)
-        return [
-            part for window, spent in zip(window_ids(self.as_of_us), sums, strict=True) for part in (window, spent, 0)
-        ]
+        """`[window number, spent, largest limit noticed]` for each window, and the same for requests, as the scripts
+        keep them.
+        """
+        sums = (self.day_nanos, self.week_nanos, self.month_nanos, self.total_nanos, self.requests)
+        windows = (*window_ids(self.as_of_us), 0)
+        return [part for window, spent in zip(windows, sums, strict=True) for part in (window, spent, 0)]
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.money import Nanos, charged_units, cost_nanos, hold_nanos
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
-from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates
+from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates, UsedUp
 from gateway.wire.ratelimit import format_duration
 from gateway.wire.units import complete, estimate, units_of
 from gateway.wire.usage import Usage
@@ -64,7 +64,7 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         x.on_whole = None
 
 
-def _refuser(refused: Limited | Busy | OverBudget | NoCredit | NotLoaded | Ended) -> tuple[str, str]:
+def _refuser(refused: Limited | Busy | OverBudget | UsedUp | NoCredit | NotLoaded | Ended) -> tuple[str, str]:
     """Whose limit it was, and which, in words from closed lists."""
     match refused:
         case Limited():
@@ -73,6 +73,8 @@ def _refuser(refused: Limited | Busy | OverBudget | NoCredit | NotLoaded | Ended
             return refused.scope, "concurrency"
         case OverBudget():
             return refused.scope, "budget"
+        case UsedUp():
+            return refused.scope, "lifetime"
         case NoCredit():
             return "account", "credit"
         case _:

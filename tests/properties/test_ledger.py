@@ -96,6 +96,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     key=data.draw(some_limits),
                     model=model,
                     overdraft_nanos=data.draw(st.sampled_from([0, 0, 500])),
+                    key_requests_max=data.draw(st.sampled_from([None, None, 0, 2, 5])),
                 )
                 key_id = f"{account_id}-{key}"
                 scopes = self.ledger.scopes(
@@ -204,11 +205,13 @@ class LedgerMachine(RuleBasedStateMachine):
         """From a snapshot that was taken when the settler had come so far in the stream."""
         entries = self.client.xrange("{p3}:usage")
         done = entries[: round(covered * len(entries))]
-        settled, by_key = 0, 0
+        settled, by_key, requests, key_requests = 0, 0, 0, 0
         for _, fields in done:
             record = decode_record(fields[b"r"])
             settled += record.cost_nanos if record.account_id == account_id else 0
             by_key += record.cost_nanos if record.key_id == f"{account_id}-{key}" else 0
+            requests += record.account_id == account_id
+            key_requests += record.key_id == f"{account_id}-{key}"
         # All of it in the present windows: what the counters of a load are made from is not the model's business.
         now_us = self.clock.now_us
         snapshot = Snapshot(
@@ -216,10 +219,20 @@ class LedgerMachine(RuleBasedStateMachine):
             seq=self.seqs[account_id],
             cursor=done[-1][0].decode() if done else "0-0",
             account_spent=Spent(
-                as_of_us=now_us, day_nanos=settled, week_nanos=settled, month_nanos=settled, total_nanos=settled
+                as_of_us=now_us,
+                day_nanos=settled,
+                week_nanos=settled,
+                month_nanos=settled,
+                total_nanos=settled,
+                requests=requests,
             ),
             key_spent=Spent(
-                as_of_us=now_us, day_nanos=by_key, week_nanos=by_key, month_nanos=by_key, total_nanos=by_key
+                as_of_us=now_us,
+                day_nanos=by_key,
+                week_nanos=by_key,
+                month_nanos=by_key,
+                total_nanos=by_key,
+                requests=key_requests,
             )
             if key
             else None,

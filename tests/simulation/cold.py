@@ -204,7 +204,7 @@ class Session:
             "cursor": self._store.cursors.get(partition, settler.START),
             "as_of_us": self._store.clock.now_us(),
         }
-        return [row | spent]
+        return [row | spent | {"requests": 0, "key_requests": 0}]
 
     async def read_outbox(self, most: int) -> list[Any]:
         return [

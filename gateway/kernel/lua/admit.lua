@@ -9,6 +9,7 @@
 --   {3, rates, scope, limit}                                             too many in flight
 --   {4, rates, scope, window, limit, spent, in flight (1) or not (2), end of window ms}   a hard budget
 --   {5, rates, in flight (1) or not (2)}   not enough credit: holds in flight use it up, or it is not there
+--   {8, rates, scope, limit, in flight (1) or not (2)}                   all requests of its life were made
 --   {6, scope}                                                           balance or budget counters are not loaded
 --   {7, verb, cost}                                                      the request has ended
 
@@ -87,25 +88,28 @@ for s = 1, 2 do
   if limit >= 0 and tonumber(values[s][3] or 0) + 1 > limit then return refuse(3, s, limit) end
 end
 
--- 3. Money. What is free needs neither a balance nor room in a budget.
-if amount > 0 then
-  local ids
-  for s = 1, 2 do
-    local v, from = values[s], budgets_at(L, starts[s])
-    if L[from] > 0 then
-      if not v[4] then return { 6, s } end
-      ids = ids or window_ids(now)
-      local spent, held = cmsgpack.unpack(v[4]), tonumber(v[2] or 0)
-      roll(spent, ids)
-      for i = from + 1, from + 3 * L[from], 3 do
-        local w, limit = L[i], L[i + 1]
-        local used = spent[3 * w - 1]
-        if L[i + 2] == 1 and used + held + amount > limit then
-          return refuse(4, s, w, limit, used, used + amount > limit and 2 or 1, window_end_ms(w, spent[3 * w - 2]))
-        end
+-- 3. Money, and the requests of a life. What is free needs neither a balance nor room in a budget.
+local ids
+for s = 1, 2 do
+  local v, from = values[s], budgets_at(L, starts[s])
+  local last = from + 3 * L[from] - 2
+  if last > from and (amount > 0 or L[last] == LIFETIME) then
+    if not v[4] then return { 6, s } end
+    ids = ids or window_ids(now)
+    local spent, held = cmsgpack.unpack(v[4]), tonumber(v[2] or 0)
+    roll(spent, ids)
+    for i = from + 1, last, 3 do
+      local w, limit = L[i], L[i + 1]
+      local used = spent[3 * w - 1]
+      if w == LIFETIME then
+        if used + tonumber(v[3] or 0) + 1 > limit then return refuse(8, s, limit, used + 1 > limit and 2 or 1) end
+      elseif amount > 0 and L[i + 2] == 1 and used + held + amount > limit then
+        return refuse(4, s, w, limit, used, used + amount > limit and 2 or 1, window_end_ms(w, spent[3 * w - 2]))
       end
     end
   end
+end
+if amount > 0 then
   local v = values[1]
   if not v[1] then return { 6, 1 } end
   local room = tonumber(v[1]) + L[1]

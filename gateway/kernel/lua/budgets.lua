@@ -25,7 +25,9 @@ local function window_end_ms(window, id)
   return day * 86400000
 end
 
--- Budget counters: {id, spent, noticed} for each of the four windows. A window that is over starts again at nothing.
+-- Budget counters: {id, spent, noticed} for each of the four windows, and the same of the requests that ended with a
+-- record: a window without end, of which only the middle is ever used. A window that is over starts again at nothing.
+local LIFETIME = 5
 local function roll(spent, ids)
   for w = 1, 4 do
     local at = 3 * w - 2
@@ -39,4 +41,8 @@ local function spend(spent, cost)
   for at = 2, 11, 3 do
     spent[at] = math.min(spent[at] + cost, MAX)
   end
+end
+
+local function count_request(spent)
+  spent[14] = spent[14] + 1
 end

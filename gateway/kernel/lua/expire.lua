@@ -24,10 +24,10 @@ local answer
 local news = call('HGET', KEYS[PROGRESS], request)
 if news then
   news = cmsgpack.unpack(news)
-  answer = release(h, now, news[1], news[2], { 1, news[1] })
+  answer = release(h, now, news[1], news[2], true, { 1, news[1] })
   append(now, ARGV[2], 'r', news[3])
 else
-  answer = release(h, now, nil, 0, { 2, 0 })
+  answer = release(h, now, nil, 0, false, { 2, 0 })
 end
 forget(request)
 bury(now, 'expire', answer)

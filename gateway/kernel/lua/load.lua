@@ -30,6 +30,7 @@ local function count(counters, id, cost)
   local ms = string.match(id, '^(%d+)-')
   roll(counters, window_ids(ms * 1000))
   spend(counters, cost)
+  count_request(counters)
 end
 
 local spent = ARGV[7] ~= '' and cmsgpack.unpack(ARGV[7]) or nil

@@ -1,10 +1,10 @@
 -- Ends a hold: takes it off, gives its slot back, corrects the token buckets from the estimate to `tokens`, and
--- charges `cost` (nil for a void) to the balance and the budgets. Appends soft budgets that were reached to `answer`
--- as scope, window, limit, spent.
+-- charges `cost` (nil for a void) to the balance and the budgets. `recorded` says that a record is kept of it, so that
+-- it counts as a request. Appends soft budgets that were reached to `answer` as scope, window, limit, spent.
 --
 -- What was estimated too high is given back, unless the bucket stood empty since: then none of it is in there any
 -- more, and giving it back would take away from what others used.
-local function release(h, now, cost, tokens, answer)
+local function release(h, now, cost, tokens, recorded, answer)
   local L = cmsgpack.unpack(h[8])
   local amount, delta, admitted = h[2], tokens - h[3], h[4]
   local ids
@@ -36,18 +36,21 @@ local function release(h, now, cost, tokens, answer)
           command[7], command[8] = 'bal', whole(tonumber(v[1]) - cost)
           n = 8
         end
-        if cost and v[4] then
-          ids = ids or window_ids(now)
+        if recorded and v[4] then
           local spent = cmsgpack.unpack(v[4])
-          roll(spent, ids)
-          spend(spent, cost)
-          local from = budgets_at(L, p)
-          for i = from + 1, from + 3 * L[from], 3 do
-            local w = 3 * L[i]
-            if L[i + 2] == 0 and spent[w - 1] >= L[i + 1] and spent[w] < L[i + 1] then
-              spent[w] = L[i + 1]
-              local m = #answer
-              answer[m + 1], answer[m + 2], answer[m + 3], answer[m + 4] = s, L[i], L[i + 1], spent[w - 1]
+          count_request(spent)
+          if cost then
+            ids = ids or window_ids(now)
+            roll(spent, ids)
+            spend(spent, cost)
+            local from = budgets_at(L, p)
+            for i = from + 1, from + 3 * L[from], 3 do
+              local w = 3 * L[i]
+              if L[i + 2] == 0 and spent[w - 1] >= L[i + 1] and spent[w] < L[i + 1] then
+                spent[w] = L[i + 1]
+                local m = #answer
+                answer[m + 1], answer[m + 2], answer[m + 3], answer[m + 4] = s, L[i], L[i + 1], spent[w - 1]
+              end
             end
           end
           command[n + 1], command[n + 2] = 'spent', cmsgpack.pack(spent)

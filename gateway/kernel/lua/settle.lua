@@ -23,7 +23,7 @@ if h and not matches(h) then return { CONFLICT, 'admit', 0 } end
 
 local answer
 if h then
-  answer = release(h, now, cost, tokens, { 1, cost })
+  answer = release(h, now, cost, tokens, true, { 1, cost })
   append(now, ARGV[5], 'r', record)
 else
   answer = { 2, cost }
@@ -35,6 +35,7 @@ else
       local spent = cmsgpack.unpack(v[2])
       roll(spent, ids)
       spend(spent, cost)
+      count_request(spent)
       call('HSET', KEYS[s], 'spent', cmsgpack.pack(spent))
     end
   end

@@ -12,7 +12,7 @@ if not h then return { 2, 0 } end
 if h[1] == 'ended' then return ended(h, 'void') end
 if not matches(h) then return { CONFLICT, 'admit', 0 } end
 
-local answer = release(h, now, nil, 0, { 1, 0 })
+local answer = release(h, now, nil, 0, record ~= '', { 1, 0 })
 if record ~= '' then append(now, ARGV[3], 'r', record) end
 forget(request)
 bury(now, 'void', answer)

@@ -39,6 +39,7 @@ from gateway.kernel.verbs import (
     Snapshot,
     Spent,
     Stale,
+    UsedUp,
     Voided,
 )
 from tests.ledgers import START_US, TurnClock, make_record, race
@@ -90,8 +91,11 @@ class Desk:
         model: Limits | None = None,
         *,
         overdraft_nanos: int = 0,
+        requests_max: int | None = None,
     ) -> Scopes:
-        packed = pack_limits(account=account, key=key, model=model, overdraft_nanos=overdraft_nanos)
+        packed = pack_limits(
+            account=account, key=key, model=model, overdraft_nanos=overdraft_nanos, key_requests_max=requests_max
+        )
         return self.ledger.scopes(account_id=1, key_id="k", model=None if model is None else "m", limits=packed)
 
     async def load(self, balance_nanos: int) -> None:
@@ -475,6 +479,40 @@ async def test_a_hard_budget_counts_what_is_in_flight(desk: Desk) -> None:
         NO_RATES, "key", "total", 1000, 700, False, None
     )
     assert admitted(await desk.admit("s", scopes, hold_nanos=300))
+
+
+async def test_a_key_is_good_for_so_many_requests(desk: Desk) -> None:
+    await desk.load(10_000)
+    scopes = desk.scopes(requests_max=3)
+    for request in ("r", "s", "t"):
+        assert admitted(await desk.admit(request, scopes))
+
+    # One that comes to nothing, and of which no record is kept, is given back.
+    assert await desk.admit("u", scopes) == UsedUp(NO_RATES, "key", 3, True)
+    await desk.ledger.void("r", scopes)
+    await desk.settle("s", scopes, cost_nanos=5)
+    await desk.ledger.void("t", scopes, record=make_record("t", 1, "k", 0))
+    assert admitted(await desk.admit("u", scopes))
+    await desk.settle("u", scopes)
+    assert await desk.admit("v", scopes) == UsedUp(NO_RATES, "key", 3, False)
+    assert await desk.admit("w", scopes, hold_nanos=7) == UsedUp(NO_RATES, "key", 3, False)
+
+
+async def test_requests_are_counted_again_after_redis_has_lost_them(desk: Desk) -> None:
+    scopes = desk.scopes(requests_max=2)
+    assert await desk.admit("r", scopes) == NotLoaded("key")
+
+    spent = Spent(as_of_us=START_US, requests=1)
+    await desk.ledger.load(1, Snapshot(balance_nanos=0, seq=1, cursor="0-0", key_spent=spent), key_id="k")
+    assert admitted(await desk.admit("r", scopes))
+    await desk.settle("r", scopes)
+    assert await desk.admit("s", scopes) == UsedUp(NO_RATES, "key", 2, False)
+
+    # What is in the stream and not in the books yet counts as well.
+    await desk.ledger.load(
+        1, Snapshot(balance_nanos=0, seq=1, cursor="0-0", key_spent=spent), key_id="k", force=True
+    )
+    assert await desk.admit("s", scopes) == UsedUp(NO_RATES, "key", 2, False)
 
 
 @pytest.mark.parametrize(
