@@ -36,8 +36,9 @@ from gateway.api import (
     rewrite,
     rewrite_form,
 )
-from gateway_adapters import failures, rows
+from gateway_adapters import failures, rows, unstreamed
 from gateway_adapters.rows import Row
+from gateway_adapters.unstreamed import UnstreamedTap
 
 #: Streams of these report their usage only when asked.
 _ASKABLE = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
@@ -131,10 +132,15 @@ class OpenAI:
     def tap(self, call: Call, head: ResponseHead) -> Tap:
         kind = (head.header(b"content-type") or b"").partition(b";")[0].strip().lower()
         if kind == b"text/event-stream":
-            return SSETap(call.dialect, strip_usage=self._asks_for_usage(call), trust_cost=self._trust_cost)
+            return self._stream_tap(call)
         if kind == b"application/json" or kind.endswith(b"+json"):
+            if call.peek.stream and call.dialect in unstreamed.DIALECTS:
+                return UnstreamedTap(call, events=self._stream_tap(call), trust_cost=self._trust_cost)
             return JSON_TAPS.get(call.dialect, JSONTap)(call.dialect, trust_cost=self._trust_cost)
         return PassTap()
+
+    def _stream_tap(self, call: Call) -> SSETap:
+        return SSETap(call.dialect, strip_usage=self._asks_for_usage(call), trust_cost=self._trust_cost)
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:
         return failures.classify(head, body, secret=self._secret)

@@ -309,6 +309,15 @@ class _Pipe:
             if error_in(body) and (refused := self._refused(body)) is not None:
                 self.fail(refused)
                 return
+        if (
+            self._holdback is not None
+            and rest
+            and self._holdback.feed(rest) is Held.ERROR
+            and (refused := self._refused(self._holdback.error)) is not None
+        ):
+            # A plain answer that the tap made a stream of.
+            self.fail(refused)
+            return
         cost_nanos = None if x.on_whole is None else x.on_whole()
         if self._gathered is None:
             x.bytes_out += len(rest)

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from gateway.secret import Secret
-from gateway.settings import Model, Provider, Timeouts
+from gateway.settings import Model, Objects, Provider, Settings, Timeouts
 from tests.acceptance.answers import (
     ASK,
     ASK_STREAM,
@@ -526,24 +526,45 @@ async def test_events_labelled_as_json_are_relayed_and_counted(stage, server):
     assert (record.input_tokens, record.output_tokens, record.usage_source) == (20, 9, "reported")
 
 
-async def test_a_plain_answer_to_a_stream_is_relayed_and_counted(stage, server):
-    """Case 59: as it would be without a gateway."""
-    gateway, _ = await stage.gateway(same(answer(CHAT)), server=server)
+@pytest.mark.parametrize("ask", [ASK_STREAM, ASK_STREAM_USAGE], ids=["bare", "usage"])
+async def test_a_plain_answer_to_a_stream_becomes_the_stream_and_is_counted(stage, server, ask):
+    """Case 59: official clients would read no chunk at all in it, and raise nothing."""
+    gateway, _ = await stage.gateway(same(answer(CHAT, headers=[JSON_TYPE])), server=server)
+    whole = msgspec.json.decode(CHAT)
 
-    answered = await gateway.ask(ASK_STREAM)
+    answered = await gateway.ask(ask)
+    text = await read_stream(gateway)
 
-    assert (answered.status, answered.body) == (200, CHAT)
-    [record] = await gateway.records(1)
-    assert (record.input_tokens, record.output_tokens, record.usage_source) == (9, 2, "reported")
+    assert answered.header(b"content-type").startswith(b"text/event-stream")
+    *events, mark = answered.body.removesuffix(b"\n\n").split(b"\n\n")
+    assert mark == b"data: [DONE]"
+    chunks = [msgspec.json.decode(event.removeprefix(b"data: ")) for event in events]
+    assert {(one["id"], one["object"], one["model"]) for one in chunks} == {
+        (whole["id"], "chat.completion.chunk", whole["model"])
+    }
+    assert [one.get("usage") for one in chunks][-1] == (whole["usage"] if ask is ASK_STREAM_USAGE else None)
+    assert text == whole["choices"][0]["message"]["content"]
+    for record in await gateway.records(2):
+        assert (record.input_tokens, record.output_tokens, record.usage_source) == (9, 2, "reported")
+
+
+async def test_a_plain_error_to_a_stream_is_raised(stage, server):
+    """Case 59, with a good status on something that is none."""
+    body = b'{"error":{"message":"Not today.","type":"server_error","code":"busy"}}'
+    gateway, _ = await stage.gateway(same(answer(body, headers=[JSON_TYPE])), server=server)
+
+    with pytest.raises(openai.APIError, match=r"Not today\."):
+        await read_stream(gateway, max_retries=0)
 
 
 @pytest.mark.parametrize("status", [204, 205, 201, 299])
 async def test_any_good_status_is_the_callers(stage, server, status):
+    relayed = Settings(objects=Objects(relay=("/fine_tuning",)))
     body = b"" if status in {204, 205} else b"{}"
     bare = b"HTTP/1.1 204 No Content\r\n\r\n" if status == 204 else answer(body, status=status)
-    gateway, _ = await stage.gateway(same(bare), server=server)
+    gateway, _ = await stage.gateway(same(bare), server=server, settings=relayed)
 
-    answered = await gateway.ask(path=b"/v1/files/file_1", method=b"DELETE")
+    answered = await gateway.ask(path=b"/v1/fine_tuning/jobs/one", method=b"DELETE")
 
     assert (answered.status, answered.body, answered.whole) == (status, body, True)
 
