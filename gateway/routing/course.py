@@ -8,6 +8,7 @@ Rules:
   last: memory moves traffic, it never refuses what nobody else could serve.
 - Further tries are bounded four times: by their number, by the deadline, by the retry budget of the worker, and by
   what there is to try.
+- A candidate that can't be told what is asked costs nothing but its place: it was never sent anything.
 - A context or policy failure goes to the fallbacks for it, and nowhere where there are none.
 
 Pure: times and chance come in, a `Step` comes out. What a step taught is told to the health of its candidate here.
@@ -133,10 +134,12 @@ class Course:
         else:
             self._spent += (candidate,)
         self._repeated = 0
+        unasked = failed.verdict is Verdict.UNFIT
+        self.attempts -= unasked
         if not self._may_go_on(now_s):
             return None
         following = self._next(now_s)
-        return None if following is None or not self._budget.spend(now_s) else following
+        return None if following is None or not (unasked or self._budget.spend(now_s)) else following
 
     def beside(self, step: Step, now_s: float) -> Step:
         """Where to go as well as where `step` goes: to another candidate that is well, else to the same one."""

@@ -9,9 +9,10 @@
     provider     500, 503, 529, an error in a stream   the next offer            a failure
     network      refused, reset, not in time           the next offer            a failure
     saturated    all our connections are in use        the next offer            nothing
+    unfit        a member it can't be told of          the next offer            nothing
 
 "Next" is where there is one; else the caller gets what there was. Whether a try is still allowed (attempts, deadline,
-retry budget) is decided in `course.py`.
+retry budget) is decided in `course.py`. An offer that is unfit was not asked: it counts for none of these.
 """
 
 from enum import Enum, StrEnum
@@ -19,7 +20,14 @@ from typing import Final, Literal
 
 import msgspec
 
-from gateway.errors import GatewayError, UpstreamCredentials, UpstreamError, UpstreamRefused, UpstreamSaturated
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    UpstreamCredentials,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamSaturated,
+)
 
 
 class Verdict(StrEnum):
@@ -33,6 +41,7 @@ class Verdict(StrEnum):
     PROVIDER = "provider"
     NETWORK = "network"
     SATURATED = "saturated"
+    UNFIT = "unfit"
 
 
 class Next(Enum):
@@ -66,6 +75,7 @@ RULES: Final = {
     Verdict.PROVIDER: Rule(Next.OFFER, "failure", passing=True),
     Verdict.NETWORK: Rule(Next.OFFER, "failure", passing=True),
     Verdict.SATURATED: Rule(Next.OFFER, "nothing"),
+    Verdict.UNFIT: Rule(Next.OFFER, "nothing"),
 }
 
 _BLAMES: Final = {
@@ -86,4 +96,7 @@ def judge(error: GatewayError) -> Verdict:
         return Verdict.KEY
     if isinstance(error, UpstreamSaturated):
         return Verdict.SATURATED
+    if isinstance(error, BadRequest):
+        # From writing the request, which each provider's adapter does in its own way.
+        return Verdict.UNFIT
     return Verdict.NETWORK if isinstance(error, UpstreamError) else Verdict.CALLER

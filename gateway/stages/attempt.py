@@ -14,7 +14,7 @@ from typing import Final
 from gateway.api import Adapter, ResponseHead, UpstreamRequest
 from gateway.bridges import BRIDGES, COUNTERS
 from gateway.deps import Deps, Handler
-from gateway.errors import UpstreamError, UpstreamRedirected
+from gateway.errors import BadRequest, UpstreamError, UpstreamRedirected
 from gateway.exchange import Call, Exchange
 from gateway.registry import Provider
 from gateway.routing.hedge import Hedge, race
@@ -35,6 +35,7 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
     Raises:
         UpstreamError: it did not answer, or refused, or `relay` found its answer broken.
+        BadRequest: this provider can't be told what the call asks for; another may.
     """
     assert x.call is not None
     assert x.offer is not None
@@ -79,13 +80,15 @@ def _write(x: Exchange, deps: Deps) -> tuple[Provider, Adapter, bool, UpstreamRe
     adapter = provider.adapters[x.key]
     call = x.call
     native = call.dialect in provider.native
-    if not native:
-        call = _translated(x, provider)
-    x.spoken = call
+    # What an earlier try left.
+    x.bridge, x.dropped = None, ()
     try:
+        if not native:
+            call = _translated(x, call, provider)
+        x.spoken = call
         request = adapter.prepare(call, x.offer)
-    except UpstreamError as error:
-        # Its credential is not here yet, or no more.
+    except (UpstreamError, BadRequest) as error:
+        # Its credential is not here yet, or no more; or it has no words for what is asked.
         x.attempts.append((provider.name, error.error_type))
         deps.telemetry.count_attempt(provider.name, error.error_type)
         raise
@@ -110,11 +113,11 @@ async def _send_hedged(
         if step is None:
             return None
         x.offer, x.key = step.candidate.offer, step.key.number
-        x.timeouts, x.dropped = x.offer.timeouts, ()
+        x.timeouts = x.offer.timeouts
         second_s = clock.monotonic()
         try:
             written = _write(x, deps)
-        except UpstreamError:
+        except (UpstreamError, BadRequest):
             return None
         return deps.client.send(written[3], timeouts=x.timeouts or written[0].timeouts)
 
@@ -150,14 +153,12 @@ async def _send_hedged(
     return response, written
 
 
-def _translated(x: Exchange, provider: Provider) -> Call:
+def _translated(x: Exchange, call: Call, provider: Provider) -> Call:
     """The call as the adapter gets it, where its provider does not speak the caller's dialect."""
-    assert x.call is not None
-    x.bridge, x.dropped = None, ()
-    if x.call.dialect in provider.served:
-        return x.call
-    x.bridge = BRIDGES[x.call.dialect]
-    opened = x.bridge.open(x.call)
+    if call.dialect in provider.served:
+        return call
+    x.bridge = BRIDGES[call.dialect]
+    opened = x.bridge.open(call)
     x.dropped = opened.dropped
     return opened.call
 

@@ -78,7 +78,8 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         await downstream.flushed()
         return
     assert x.spoken is not None
-    tap = x.tap = provider.adapter.tap(x.spoken, head)
+    adapter = provider.adapters[x.key]
+    tap = x.tap = adapter.tap(x.spoken, head)
     if x.bridge is not None:
         tap = x.tap = x.bridge.tap(x.call, head, tap)
     # Known before the head goes out, which may be after the charge.
@@ -89,7 +90,7 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.streaming = content_type.startswith(b"text/event-stream")
 
     native = x.call.dialect in provider.native
-    pipe = _Pipe(x, response, downstream, inflate, deps.clock, adapter=provider.adapter, native=native)
+    pipe = _Pipe(x, response, downstream, inflate, deps.clock, adapter=adapter, native=native)
     downstream.feed_from(response)
     response.pipe(pipe)
     if pipe.open:

@@ -6,8 +6,10 @@ Rules:
 - Where the tries go is decided by `routing/course.py`; here they are made, and what they taught is remembered.
 - From here on the caller's connection is watched: one who leaves ends the try under way, the wait before the next
   one, and the request.
+- An offer whose provider can't be told what the call asks for (`BadRequest`) is passed over for one that can.
 - When all tries failed, the caller hears of the one that tells it most: a provider's own refusal before our trouble
-  in reaching one, and that before trouble with our credentials.
+  in reaching one, that before trouble with our credentials, and that before what a provider could not be told: the
+  others may be over when the caller tries again.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ import msgspec
 
 from gateway.deps import Deps, Handler
 from gateway.downstream import open_downstream
-from gateway.errors import CallerGone, UpstreamCredentials, UpstreamError, UpstreamRefused
+from gateway.errors import BadRequest, CallerGone, GatewayError, UpstreamCredentials, UpstreamError, UpstreamRefused
 from gateway.exchange import Exchange
 from gateway.routing.choose import Asked
 from gateway.routing.conversation import conversation_of
@@ -41,6 +43,7 @@ async def route(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
     Raises:
         UpstreamError: what the caller is to hear of the tries.
+        BadRequest: no offer can be told what the call asks for.
         CallerGone: the caller left; the provider's connection is closed.
     """
     task = asyncio.current_task()
@@ -85,7 +88,7 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
     else:
         course = _set_out(x, x.menu, router)
         step = course.first(monotonic())
-    heard: UpstreamError | None = None
+    heard: GatewayError | None = None
     while True:
         if step.wait_s:
             await asyncio.sleep(step.wait_s)
@@ -99,7 +102,7 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
                 await call_next(x)
             finally:
                 step = _survivor(x, step, deps)
-        except UpstreamError as error:
+        except (UpstreamError, BadRequest) as error:
             now_s = monotonic()
             if _teaches(x, error, router, now_s):
                 continue
@@ -200,7 +203,7 @@ def _begun(step: Step, deps: Deps) -> None:
     succeed(step, deps.clock.monotonic())
 
 
-def _teaches(x: Exchange, error: UpstreamError, router: Router, now_s: float) -> bool:
+def _teaches(x: Exchange, error: GatewayError, router: Router, now_s: float) -> bool:
     """Whether the failure is about a field that the gateway added: then the same is tried without it."""
     assert x.call is not None
     assert x.offer is not None
@@ -225,21 +228,23 @@ def _is_spent(x: Exchange) -> bool:
     return x.call is not None and x.call.upload is not None and x.call.upload.consumed
 
 
-def _judged(error: UpstreamError) -> Failed:
+def _judged(error: GatewayError) -> Failed:
     if isinstance(error, UpstreamCredentials):
         model_only = error.refused_status == _FORBIDDEN
         return Failed(verdict=judge(error), retry_after_s=error.back_after_s, model_only=model_only)
     return Failed(verdict=judge(error), retry_after_s=error.retry_after_s)
 
 
-def _tells(error: UpstreamError) -> int:
+def _tells(error: GatewayError) -> int:
     """How much a caller learns from it."""
     if isinstance(error, UpstreamRefused):
         return 2
+    if isinstance(error, BadRequest):
+        return -1
     return 0 if isinstance(error, UpstreamCredentials) else 1
 
 
-def _give_up(x: Exchange, heard: UpstreamError) -> None:
+def _give_up(x: Exchange, heard: GatewayError) -> None:
     """Set what the books are to say: nothing was delivered, and why."""
     x.tap = None
     x.error = heard

@@ -11,7 +11,17 @@ from gateway.infra.postgres import Database
 from gateway.kernel.journal import credit, find_account
 from gateway.secret import Secret
 from gateway.settings import Breaker, Model, Retries, Routing, Settings
-from tests.acceptance.answers import ASK, ASK_STREAM, CHAT, MESSAGES, chat_stream, error, sse, stream
+from tests.acceptance.answers import (
+    ASK,
+    ASK_STREAM,
+    CHAT,
+    MESSAGES,
+    chat_stream,
+    error,
+    response_object,
+    sse,
+    stream,
+)
 from tests.gateways import PATIENCE_S
 from tests.upstreams import RECEIVE, REPEAT, ReceivedRequest, Script, answer, play
 
@@ -498,6 +508,61 @@ async def test_a_field_of_the_callers_that_is_refused_is_the_callers_business(si
         )
 
     assert site.asked == {"p": 1}
+
+
+# -- providers that can't be told everything -------------------------------------------------------------------------
+
+#: It has chat completions and nothing else: what is asked for in another dialect is translated into those.
+PLAIN = {"extra": {"dialects": ["openai.chat"]}}
+#: Of responses; no chat completion has it.
+STORED_PROMPT = {"prompt": {"id": "pmpt_1"}}
+
+
+async def ask_response(site, **members: object):
+    body = msgspec.json.encode({"model": "m", "input": "Hi", **members})
+    return await site.ask(body, path=b"/v1/responses")
+
+
+async def test_who_can_t_be_told_is_passed_over_for_who_can(site):
+    given = msgspec.json.encode(response_object("completed", "Hello."))
+    await site.open({"plain": same(answer(CHAT)), "full": same(answer(given))}, rows={"plain": PLAIN})
+
+    answered = await ask_response(site, **STORED_PROMPT)
+
+    assert (answered.status, answered.body) == (200, given)
+    assert site.asked == {"full": 1}
+    assert answered.header(b"x-gateway-provider") == b"full"
+
+
+async def test_where_nobody_can_be_told_the_caller_hears_why(site):
+    await site.open({"a": same(answer(CHAT)), "b": same(answer(CHAT))}, rows={"a": PLAIN, "b": PLAIN})
+
+    answered = await ask_response(site, **STORED_PROMPT)
+
+    assert answered.status == 400
+    assert answered.error["param"] == "prompt"
+    assert site.asked == {}
+    (record,) = await site.gateway.records(1)
+    assert (record.status, record.cost_nanos, record.usage_source) == (400, 0, "none")
+
+
+async def test_a_provider_in_trouble_is_told_of_rather_than_what_another_can_t_be_told(site):
+    await site.open({"plain": same(answer(CHAT)), "full": same(OOPS)}, rows={"plain": PLAIN})
+
+    answered = await ask_response(site, **STORED_PROMPT)
+
+    assert (answered.status, answered.error["message"]) == (500, "Oops.")
+
+
+async def test_a_native_answer_after_a_translated_try_is_passed_on_as_it_is(site):
+    given = msgspec.json.encode(response_object("completed", "Hello."))
+    await site.open({"plain": same(OOPS), "full": same(answer(given))}, rows={"plain": PLAIN})
+
+    answered = await ask_response(site, text={"verbosity": "low"}, include=["reasoning.encrypted_content"])
+
+    assert (answered.status, answered.body) == (200, given)
+    assert site.asked == {"plain": 1, "full": 1}
+    assert answered.header(b"x-gateway-dropped") is None
 
 
 # -- money -----------------------------------------------------------------------------------------------------------

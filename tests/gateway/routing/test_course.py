@@ -95,6 +95,7 @@ class Walk:
         (Verdict.PROVIDER, ["a", "b", "?"]),
         (Verdict.NETWORK, ["a", "b", "?"]),
         (Verdict.SATURATED, ["a", "b", "?"]),
+        (Verdict.UNFIT, ["a", "b", "?"]),
     ],
 )
 def test_where_a_failure_leads(verdict, asked):
@@ -232,6 +233,13 @@ def test_attempts_are_bounded():
     assert walk.go(*[Verdict.NETWORK] * 9) == ["a", "b", "c"]
 
 
+def test_who_can_t_be_told_was_not_tried():
+    """Neither the number of tries nor the retry budget is spent on writing a request that nobody was sent."""
+    walk = Walk(menu(*"abcdef"), rules=CourseRules(attempts_max=2), budget=BudgetRules(share=0.0, floor_per_s=0.0, burst=1.0))
+
+    assert walk.go(*[Verdict.UNFIT] * 3, *[Verdict.NETWORK] * 3) == ["a", "b", "c", "d", "e"]
+
+
 def test_after_the_deadline_no_other_try_begins():
     walk = Walk(menu("a", "b"), rules=CourseRules(deadline_s=10.0))
     step = walk.course.first(0.0)
@@ -312,7 +320,8 @@ def test_every_course_ends_within_its_bounds(  # noqa: PLR0917  hypothesis gives
         assert step.wait_s <= rules.backoff_most_s
         walk.now_s += step.wait_s
 
-    assert len(tried) <= attempts_max
+    asked = len(tried) - sum(verdict is Verdict.UNFIT for verdict, _ in failures[: len(tried)])
+    assert asked <= attempts_max
     assert walk.now_s < rules.deadline_s
     for pair in tried:
         assert tried.count(pair) <= 1 + repeats

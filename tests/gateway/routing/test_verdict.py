@@ -25,7 +25,7 @@ from gateway.routing.verdict import RULES, Next, Verdict, judge
         (errors.UpstreamMalformed(), Verdict.NETWORK),
         (errors.UpstreamRedirected(), Verdict.NETWORK),
         (errors.UpstreamSaturated(), Verdict.SATURATED),
-        (errors.BadRequest(), Verdict.CALLER),
+        (errors.BadRequest(), Verdict.UNFIT),
         (errors.CallerGone(), Verdict.CALLER),
         (errors.StoreUnavailable(), Verdict.CALLER),
     ],
