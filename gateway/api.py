@@ -4,7 +4,10 @@ An adapter is pure and synchronous: bytes and facts in, bytes and facts out. The
 streaming, limits and billing. One instance is made for each configured provider; `configure` is called once
 before any request. See `adapters/README.md`.
 
-Changing anything here in a way that breaks an adapter raises `API_VERSION`.
+A plugin looks on: it is called at four points of a request's life, may refuse it, and adds to what is sent. One
+instance is made for each `[plugins.NAME]` table. See `plugins/README.md`.
+
+Changing anything here in a way that breaks an adapter or a plugin raises `API_VERSION`.
 """
 
 from collections.abc import AsyncIterable, Iterable, Mapping
@@ -13,13 +16,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.errors import BadRequest, ConfigError, UpstreamCredentials
-from gateway.exchange import Call, Headers, Offer
+from gateway.errors import BadRequest, ConfigError, GatewayError, RateLimited, Rejected, UpstreamCredentials
+from gateway.exchange import Call, Exchange, Headers, Offer
 from gateway.secret import Secret
 from gateway.wire.dialects import Dialect
 from gateway.wire.form import rewrite_form
 from gateway.wire.gemini import GeminiJSONTap, GeminiSSETap, parse_gemini_usage
-from gateway.wire.headers import request_headers
+from gateway.wire.headers import CREDENTIALS, request_headers
 from gateway.wire.peek import Peek, Span, peek, rewrite
 from gateway.wire.sse import EventTooLong, Frame, FrameScanner
 from gateway.wire.taps import JSON_TAPS, JSONTap, PassTap, SSETap
@@ -247,7 +250,7 @@ class Translator(Protocol):
 
 @runtime_checkable
 class Lifecycle(Protocol):
-    """For an adapter that needs more than bytes: a token to refresh, a process to talk to. Optional."""
+    """For an adapter or a plugin that needs more than bytes: a process to talk to, a file to close. Optional."""
 
     async def start(self) -> None:
         """Called in each worker before it accepts requests."""
@@ -276,6 +279,218 @@ class Renewing(Protocol):
             UpstreamCredentials: it is no credential; `detail` says why, without a secret.
         """
         ...
+
+
+class Request:
+    """A request on its way, as plugins see it. Nothing of it can be changed but `tags` and `notes`.
+
+    What no stage has found out yet is empty: in `on_request` there is no provider, on a conversation over a WebSocket
+    neither a body nor a model.
+    """
+
+    __slots__ = ("_exchange", "_readable", "notes")
+
+    def __init__(self, exchange: Exchange, *, notes: dict[str, object], readable: bool) -> None:
+        self._exchange = exchange
+        self._readable = readable
+        #: Whatever plugins want to remember until `on_settled`. Kept nowhere; begin a name with your plugin's.
+        self.notes = notes
+
+    @property
+    def id(self) -> str:
+        """What the caller finds in `x-gateway-request-id`, and the books under."""
+        return self._exchange.id
+
+    @property
+    def method(self) -> str:
+        method: str = self._exchange.scope["method"]
+        return method
+
+    @property
+    def path(self) -> bytes:
+        """Raw, after the `/v1` prefix, without the query: a key may stand in that."""
+        return self._exchange.target.path
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._exchange.target.dialect
+
+    @property
+    def model(self) -> str:
+        """As the caller named it; empty where it is about none."""
+        return "" if self._exchange.call is None else self._exchange.call.model
+
+    @property
+    def stream(self) -> bool:
+        """Whether the caller asked for one."""
+        return self._exchange.call is not None and self._exchange.call.peek.stream
+
+    @property
+    def account_id(self) -> int:
+        return 0 if self._exchange.principal is None else self._exchange.principal.account_id
+
+    @property
+    def key_id(self) -> str:
+        """The public id of the caller's key."""
+        return "" if self._exchange.principal is None else self._exchange.principal.key_id
+
+    @property
+    def provider(self) -> str:
+        """Who is being asked, or answered."""
+        return "" if self._exchange.offer is None else self._exchange.offer.provider
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Kept in the usage record, and told by `GET /v1/generations/{id}`: a few short words."""
+        return self._exchange.tags
+
+    @property
+    def has_body(self) -> bool:
+        return self._exchange.call is not None and bool(self._exchange.call.body)
+
+    @property
+    def has_upload(self) -> bool:
+        """Whether it brings a form with files, which is passed on unread: `body` is empty then."""
+        return self._exchange.call is not None and self._exchange.call.upload is not None
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether it opens a WebSocket, whose messages no plugin sees."""
+        return bool(self._exchange.scope["type"] == "websocket")
+
+    @property
+    def body(self) -> bytes:
+        """What the caller sent, as plugins before this one left it.
+
+        Raises:
+            PermissionError: the plugin does not declare `reads_body`.
+        """
+        if not self._readable:
+            raise PermissionError("a plugin that reads bodies has to declare it: reads_body = True")
+        return b"" if self._exchange.call is None else self._exchange.call.body
+
+    def header(self, name: bytes) -> bytes | None:
+        """The caller's first header called `name` (lower case). Its credentials are not shown."""
+        if name not in CREDENTIALS:
+            for key, value in self._exchange.scope["headers"]:
+                if key == name:
+                    return bytes(value)
+        return None
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that has ended, and what it came to. Durations count from its begin."""
+
+    id: str
+    method: str
+    #: The path as a template, without what a caller chose: `/v1/chat/completions`, `_other`.
+    route: str
+    dialect: str
+    #: OpenTelemetry's word: chat, text_completion, embeddings, ...
+    operation: str
+    #: 0 where nothing was sent.
+    status: int
+    #: As in `gateway/ARCHITECTURE.md`; empty where nothing failed.
+    error_type: str
+    #: Who cut an answer that had begun: caller, provider or gateway.
+    aborted_by: str
+    account_id: int
+    key_id: str
+    #: The public name; what the provider calls it; and who that was. Empty where none was asked.
+    model: str
+    upstream_model: str
+    provider: str
+    #: Each try: the provider, and "ok" or an error type.
+    attempts: tuple[tuple[str, str], ...]
+    stream: bool
+    #: Seconds since 1970.
+    started_at: float
+    duration_s: float
+    first_byte_s: float | None
+    upstream_s: float | None
+    bytes_in: int
+    bytes_out: int
+    #: None where nothing was delivered.
+    usage: Usage | None
+    cost_nanos: int
+    client: str
+    tags: Mapping[str, str]
+    #: What plugins noted on the way.
+    notes: Mapping[str, object]
+
+
+@runtime_checkable
+class Plugin(Protocol):
+    """What looks on. It has at least one of the four hooks below, and may have a `Lifecycle`."""
+
+    #: The entry-point name.
+    ID: ClassVar[str]
+    #: The `API_VERSION` it was written for.
+    API: ClassVar[int]
+
+    def configure(self, table: Mapping[str, object]) -> None:
+        """Take the `[plugins.NAME]` table, but for the keys that the gateway has names for; without IO.
+
+        Raises:
+            ConfigError: naming the key that is missing or wrong.
+        """
+        ...
+
+
+@runtime_checkable
+class OnRequest(Protocol):
+    """For a plugin that is asked before a request is served."""
+
+    async def on_request(self, x: Request) -> bytes | None:
+        """Called once it is known who asks for what, before limits and money. Raise to refuse; set tags and notes.
+
+        A plugin that declares `rewrites_body` may return another body. What is asked for must stay what it is: the
+        model, the stream, the bounds of the answer.
+
+        Raises:
+            GatewayError: the caller gets it: `Rejected`, `BadRequest`, `RateLimited`.
+        """
+        ...
+
+
+@runtime_checkable
+class OnAttempt(Protocol):
+    """For a plugin that adds headers to what providers are sent."""
+
+    def on_attempt(self, x: Request, offer: Offer, request: UpstreamRequest) -> Headers | None:
+        """Called before each try at a provider. Returns headers to add; one that is there already stays as it is.
+
+        `request` is what will be sent but for its headers and its body, which are not shown: the key is in them.
+        """
+        ...
+
+
+@runtime_checkable
+class OnHead(Protocol):
+    """For a plugin that adds headers to answers."""
+
+    def on_head(self, x: Request, status: int, headers: Headers) -> Headers | None:
+        """Called when the head of a provider's good answer is about to leave. Returns headers to add to `headers`."""
+        ...
+
+
+@runtime_checkable
+class OnSettled(Protocol):
+    """For a plugin that is told what became of requests."""
+
+    async def on_settled(self, record: Settled) -> None:
+        """Called for each request that has ended, refused ones too, one at a time and off the request's clock."""
+        ...
+
+
+@runtime_checkable
+class Essential(Protocol):
+    """For a plugin without which a request must not go on. Optional: one that has none may fail unnoticed.
+
+    Where `essential` is True and `on_request` fails or takes too long, the request is refused with a 503.
+    """
+
+    essential: bool
 
 
 class KnownProvider(msgspec.Struct, frozen=True, kw_only=True):
@@ -310,10 +525,12 @@ __all__ = [
     "ConfigError",
     "Counting",
     "Dialect",
+    "Essential",
     "EventTooLong",
     "Failure",
     "Frame",
     "FrameScanner",
+    "GatewayError",
     "GeminiJSONTap",
     "GeminiSSETap",
     "Headers",
@@ -322,14 +539,23 @@ __all__ = [
     "KnownProvider",
     "Lifecycle",
     "Offer",
+    "OnAttempt",
+    "OnHead",
+    "OnRequest",
+    "OnSettled",
     "Origin",
     "PassTap",
     "Peek",
+    "Plugin",
     "ProviderConfig",
+    "RateLimited",
+    "Rejected",
     "Renewing",
+    "Request",
     "ResponseHead",
     "SSETap",
     "Secret",
+    "Settled",
     "Span",
     "Tap",
     "Translator",

@@ -24,6 +24,7 @@ from gateway.control.parts import Parts
 from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference
 from gateway.deps import Deps
 from gateway.errors import StoreUnavailable
+from gateway.hooks import Hooks
 from gateway.infra.clock import Clock, SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.exposition import merge, render
@@ -142,6 +143,9 @@ def create_app(
             if control is not None:
                 await stack.enter_async_context(control.running())
             await _connect(redis, deps.tasks)
+            if deps.hooks is not None:
+                await deps.hooks.start(deps.tasks)
+                stack.push_async_callback(deps.hooks.stop)
             deps.tasks.spawn(_follow_keys(redis, deps.keys), name="key notices")
             deps.unsettled.start(redis.subscribe(SETTLED))
             stack.push_async_callback(deps.unsettled.stop)
@@ -313,6 +317,7 @@ def _deps(
             batch_permille=settings.batches.price_permille,
         ),
         new_id=RequestIds(clock).make,
+        hooks=Hooks.of(settings, metrics=metrics, clock=clock),
     )
     return deps
 

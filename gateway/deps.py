@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.exchange import Exchange
+from gateway.hooks import Hooks
 from gateway.infra.clock import Clock
 from gateway.infra.logs import AccessLog
 from gateway.infra.metrics import Observations
@@ -57,3 +58,5 @@ class Deps:
     charging: Charging
     #: Makes a request id.
     new_id: Callable[[], str]
+    #: The plugins; None where none is on.
+    hooks: Hooks | None = None

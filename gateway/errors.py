@@ -238,6 +238,17 @@ class Unpriced(GatewayError):
     should_retry = False
 
 
+class Rejected(GatewayError):
+    """This request is refused by a policy of this gateway."""
+
+    source = "policy"
+    error_type = "policy_rejected"
+    status = 403
+    type = "permission_error"
+    code = "rejected_by_policy"
+    should_retry = False
+
+
 # -- a provider's fault --------------------------------------------------------------------------------------
 
 
@@ -380,6 +391,15 @@ class NoOffer(GatewayError):
     status = 503
     type = "service_unavailable_error"
     code = "no_provider_available"
+
+
+class PluginFailed(GatewayError):
+    """A check that every request has to pass could not be made. Try again shortly."""
+
+    error_type = "gateway_plugin"
+    status = 503
+    type = "service_unavailable_error"
+    code = "check_unavailable"
 
 
 class Overloaded(GatewayError):

@@ -15,7 +15,7 @@ from gateway.wire.peek import Peek
 from gateway.wire.usage import Usage
 
 if TYPE_CHECKING:
-    from gateway.api import Tap
+    from gateway.api import Request, Tap
     from gateway.bridges import Bridge
     from gateway.downstream import Downstream
     from gateway.errors import GatewayError
@@ -144,6 +144,9 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     output_tokens: int = 0
     #: What it asks for besides tokens, in dialects that are paid for by other units.
     units: "Units | None" = None
+    # consult
+    #: The request as plugins see it, which the stage puts there where there are plugins.
+    seen: "Request | None" = None
     # reserve
     #: What is held for it.
     hold_nanos: int = 0

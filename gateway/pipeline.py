@@ -14,6 +14,7 @@ from gateway.exchange import Exchange
 from gateway.stages.admit import admit
 from gateway.stages.attempt import attempt
 from gateway.stages.authenticate import authenticate
+from gateway.stages.consult import consult
 from gateway.stages.converse import converse
 from gateway.stages.defer import defer
 from gateway.stages.keep import keep
@@ -73,6 +74,14 @@ async def _end(x: Exchange) -> None:
     raise AssertionError("the last stage answers; nothing comes after it")
 
 
+def with_plugins(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The same with plugins asked before anything is taken for the request."""
+    taking = next((number for number, stage in enumerate(stages) if stage in (reserve, converse)), len(stages))
+    return (*stages[:taking], consult, *stages[taking:]) if taking < len(stages) else stages
+
+
 def build(stages: tuple[Stage, ...], deps: Deps, *, end: Handler = _end) -> Handler:
     """Fold the stages into one handler, with `end` behind the last."""
+    if deps.hooks is not None:
+        stages = with_plugins(stages)
     return reduce(lambda behind, stage: partial(stage, deps=deps, call_next=behind), reversed(stages), end)

@@ -390,6 +390,18 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, object] = {}
 
 
+class Plugin(msgspec.Struct, frozen=True, kw_only=True):
+    """One plugin. Keys that are not named here go to it, and it refuses those it does not know."""
+
+    enabled: bool = True
+    #: Its entry-point name; empty: the name of the table.
+    plugin: str = ""
+    #: What each call of its asynchronous hooks may take.
+    timeout_s: Seconds = 5.0
+    #: Not a key of the file: the keys of the table that have no name above.
+    extra: dict[str, object] = {}
+
+
 class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of a model beyond the catalogue. `[models."*"]` holds for models without a row of their own."""
 
@@ -535,5 +547,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     providers_from_environment: bool = True
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
+    #: Called in the order of the file.
+    plugins: dict[str, Plugin] = {}
     #: By name; those of `PLANS` and what the files say instead or besides.
     plans: dict[str, Plan] = msgspec.field(default_factory=lambda: dict(PLANS))

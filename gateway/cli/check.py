@@ -10,6 +10,7 @@ from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import Loaded
 from gateway.errors import ConfigError
+from gateway.hooks import Plugged, load_plugins
 from gateway.infra.clock import SystemClock
 from gateway.registry import Registry
 
@@ -24,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     loaded = load_config(arguments)
     load_registry(loaded)
+    plugged = load_hooks(loaded)
     odd_prices = load_prices(loaded).objections(SystemClock().now())
     out = Printer(sys.stdout)
     where = ", ".join(loaded.files) or "no file, the defaults"
@@ -34,6 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
         out.line(f"{out.paint('warning', Colour.YELLOW)}: {warning}")
     out.line()
     print_providers(loaded, out)
+    if plugged:
+        out.line()
+        rows = [(each.name, each.package, ", ".join(sorted(each.hooks)), body_use(each)) for each in plugged]
+        out.table(("PLUGIN", "PACKAGE", "HOOKS", "BODIES"), rows)
     return 0
 
 
@@ -47,6 +53,23 @@ def load_registry(loaded: Loaded) -> Registry:
         return Registry.load(loaded.settings)
     except ConfigError as error:
         raise ConfigError(loaded.explain(error), param=error.param) from error
+
+
+def load_hooks(loaded: Loaded) -> tuple[Plugged, ...]:
+    """The plugins of the configuration, each set up, in the order in which they are called.
+
+    Raises:
+        ConfigError: with file and line where a setting is to blame.
+    """
+    try:
+        return load_plugins(loaded.settings)
+    except ConfigError as error:
+        raise ConfigError(loaded.explain(error), param=error.param) from error
+
+
+def body_use(each: Plugged) -> str:
+    """What a plugin does with bodies; empty where it never sees one."""
+    return "rewritten" if each.rewrites_body else "read" if each.reads_body else ""
 
 
 def load_prices(loaded: Loaded, *, keep: bool = False) -> Pricer:

@@ -25,7 +25,7 @@ import redis
 from redis.exceptions import RedisError
 
 import gateway
-from gateway.cli.check import load_registry
+from gateway.cli.check import body_use, load_hooks, load_registry
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import Loaded
@@ -93,6 +93,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     for warning in loaded.warnings:
         yield Finding("warn", "configuration", warning, "change it, or keep it if it is meant")
     yield _providers(loaded)
+    yield _plugins(loaded)
     yield from examine_data_dir(loaded.settings)
     yield examine_descriptors(loaded.settings, resource.getrlimit(resource.RLIMIT_NOFILE))
     yield from _stores(loaded.settings)
@@ -135,6 +136,18 @@ def _providers(loaded: Loaded) -> Finding:
         remedy = "add a [providers.NAME] table, or set a variable such as OPENAI_API_KEY"
         return Finding("fail", "providers", "there are none, so no model can be called", remedy)
     return Finding("ok", "providers", names)
+
+
+def _plugins(loaded: Loaded) -> Finding:
+    try:
+        plugged = load_hooks(loaded)
+    except ConfigError as error:
+        return Finding("fail", "plugins", error.message, "mend it; `gateway check` reads it again")
+    if not plugged:
+        return Finding("ok", "plugins", "none is on")
+    names = [f"{each.name} (bodies are {body_use(each)})" if each.reads_body else each.name for each in plugged]
+    left = "; what has a body leaves the zero-copy path" if any(each.reads_body for each in plugged) else ""
+    return Finding("ok", "plugins", ", ".join(names) + left)
 
 
 def examine_data_dir(settings: Settings) -> Iterator[Finding]:

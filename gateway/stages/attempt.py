@@ -94,6 +94,9 @@ def _write(x: Exchange, deps: Deps) -> tuple[Provider, Adapter, bool, UpstreamRe
         raise
     if request.dropped:
         x.dropped += request.dropped
+    if x.seen is not None:
+        assert deps.hooks is not None
+        request = deps.hooks.attempt(x, x.offer, request)
     return provider, adapter, native, request
 
 

@@ -45,6 +45,8 @@ async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         record = _record(x, deps, duration_s=monotonic() - x.started_s)
         deps.telemetry.record(record)
         deps.access_log.write(record)
+        if deps.hooks is not None:
+            deps.hooks.settled(x, record)
 
 
 def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:

@@ -22,7 +22,7 @@ from gateway.deps import Deps, Handler
 from gateway.downstream import Downstream
 from gateway.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
 from gateway.exchange import Exchange, Headers
-from gateway.infra.clock import Clock
+from gateway.hooks import Hooks
 from gateway.kernel.money import format_usd
 from gateway.routing.holdback import Held, error_in, status_of
 from gateway.routing.pace import Pace, Sign
@@ -73,7 +73,7 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
             await call_next(x)
             return
     if head.status == 304:
-        _begin(x, head, downstream, rewritten=False)
+        _begin(x, head, downstream, deps.hooks, rewritten=False)
         downstream.end()
         await downstream.flushed()
         return
@@ -90,7 +90,7 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.streaming = content_type.startswith(b"text/event-stream")
 
     native = x.call.dialect in provider.native
-    pipe = _Pipe(x, response, downstream, inflate, deps.clock, adapter=adapter, native=native)
+    pipe = _Pipe(x, response, downstream, inflate, deps, adapter=adapter, native=native)
     downstream.feed_from(response)
     response.pipe(pipe)
     if pipe.open:
@@ -125,6 +125,7 @@ def _begin(
     x: Exchange,
     head: ResponseHead,
     downstream: Downstream,
+    hooks: Hooks | None,
     *,
     rewritten: bool,
     cost_nanos: int | None = None,
@@ -155,6 +156,9 @@ def _begin(
     headers.append((b"x-gateway-attempts", b"%d" % (len(x.attempts) + 1)))
     if cost_nanos is not None:
         headers.append((b"x-gateway-cost-usd", format_usd(cost_nanos).encode("ascii")))
+    if x.seen is not None:
+        assert hooks is not None
+        headers += hooks.head(x, head.status, headers)
     x.status = head.status
     x.committed = True
     downstream.start(head.status, headers, chunked=chunked)
@@ -178,6 +182,7 @@ class _Pipe:
         "_gathered",
         "_gathered_bytes",
         "_holdback",
+        "_hooks",
         "_inflate",
         "_learn",
         "_loop",
@@ -199,7 +204,7 @@ class _Pipe:
         response: UpstreamResponse,
         downstream: Downstream,
         inflate: Inflater | None,
-        clock: Clock,
+        deps: Deps,
         *,
         adapter: Adapter,
         native: bool,
@@ -213,7 +218,8 @@ class _Pipe:
         self._response = response
         self._downstream = downstream
         self._inflate = inflate
-        self._clock = clock
+        self._clock = deps.clock
+        self._hooks = deps.hooks
         self._adapter = adapter
         self._tap = x.tap
         # Bound once: each chunk calls them.
@@ -426,6 +432,7 @@ class _Pipe:
             self._x,
             self._response.head,
             self._downstream,
+            self._hooks,
             rewritten=rewritten,
             cost_nanos=cost_nanos,
             length=length,

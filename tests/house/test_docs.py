@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.config import load
-from gateway.settings import Model, Provider, Section, Settings, Timeouts
+from gateway.settings import Model, Plugin, Provider, Section, Settings, Timeouts
 
 FILE = Path(__file__).parents[2] / "config" / "gateway.toml"
 #: What the examples refer to, where any text will not do.
@@ -61,6 +61,14 @@ def test_every_key_of_a_provider_is_shown():
     assert table.keys() == {*Provider.__struct_fields__} - {"extra"}
     assert table["timeouts"].keys() <= {*Timeouts.__struct_fields__}
     assert table["enabled"] is True
+
+
+def test_every_key_of_a_plugin_is_shown():
+    table = tomllib.loads(uncommented())["plugins"]["request_log"]
+
+    shown = {*Plugin.__struct_fields__} - {"extra"}
+    assert table.keys() >= shown
+    assert {key: table[key] for key in shown} == {key: getattr(Plugin(), key) for key in shown}
 
 
 def test_every_key_of_a_model_is_shown():
