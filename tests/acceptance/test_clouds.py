@@ -8,8 +8,8 @@ import pytest
 
 from gateway.secret import Secret
 from gateway.settings import Provider
+from gateway.testing.cases import frame
 from tests.acceptance.answers import MESSAGES, chat_stream, sse, stream
-from tests.adapters.test_golden import frame
 from tests.gateways import PROVIDER_KEY
 from tests.upstreams import RECEIVE, REPEAT, Until, answer, chunk, chunked, play
 

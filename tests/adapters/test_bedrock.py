@@ -22,10 +22,10 @@ from gateway.api import (
     peek,
 )
 from gateway.registry import known_providers
+from gateway.testing.cases import frame, play
 from gateway_adapters.bedrock.adapter import Bedrock
 from gateway_adapters.bedrock.answer import ConverseTap
 from gateway_adapters.sigv4 import Signer
-from tests.adapters.test_golden import frame, play
 
 NOW_S = datetime(2026, 11, 22, 10, 0, tzinfo=UTC).timestamp()
 CLAUDE = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"

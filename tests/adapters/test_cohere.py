@@ -7,9 +7,9 @@ import pytest
 
 from gateway.api import BadRequest, Call, ConfigError, Dialect, Offer, ProviderConfig, ResponseHead, Secret, Tap, peek
 from gateway.registry import known_providers
+from gateway.testing.cases import play
 from gateway_adapters.chat_answer import ANSWER_BYTES_MAX
 from gateway_adapters.cohere import Cohere
-from tests.adapters.test_golden import play
 
 STREAM = ResponseHead(200, [(b"content-type", b"text/event-stream")])
 JSON = ResponseHead(200, [(b"content-type", b"application/json")])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.testing.cases import frame
 from gateway_adapters.eventstream import DamagedStream, EventStreamParser, read_headers
-from tests.adapters.test_golden import frame
 
 #: As the specification has it: a frame without headers, its payload `{'foo':'bar'}`.
 PLAIN = bytes.fromhex("0000001d00000000fd528c5a7b27666f6f273a27626172277dc3653936")
