@@ -17,7 +17,7 @@ from typing import Final
 
 from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, NoOffer, UnknownObject
-from gateway.exchange import Exchange
+from gateway.exchange import Call, Exchange
 from gateway.kernel.objects import Charge, Owned
 from gateway.wire.dialects import Dialect
 from gateway.wire.objects import StartFinder, may_refer, references
@@ -41,16 +41,23 @@ def own(x: Exchange, *, deps: Deps, call_next: Handler) -> Awaitable[None]:
         if call.dialect is Dialect.OPENAI_RESPONSES and call.peek.store is not False:
             x.learn = partial(_Learner, x, deps)
         # Of JSON alone: only that has a closing brace.
-        if call.dialect is not Dialect.OPENAI_OTHER and not (call.peek.end and may_refer(call.body)):
+        if call.dialect is not Dialect.OPENAI_OTHER and not _may_refer(call):
             # No frame of its own: nothing is awaited here.
             return call_next(x)
     return _look_up(x, deps, call_next)
 
 
+def _may_refer(call: Call) -> bool:
+    peeked = call.peek
+    return bool(peeked.end) and (
+        peeked.continues or may_refer(call.body, tools=call.dialect is not Dialect.OPENAI_CHAT)
+    )
+
+
 async def _look_up(x: Exchange, deps: Deps, call_next: Handler) -> None:
     call, operation = x.call, x.operation
     assert call is not None
-    referred = references(call.body) if call.peek.end and may_refer(call.body) else ()
+    referred = references(call.body) if _may_refer(call) else ()
     if operation is not None:
         if operation.kind == "other":
             await _refuse_foreign(x, deps, call.path)

@@ -65,6 +65,8 @@ class Peek(msgspec.Struct, frozen=True, kw_only=True):
     background: bool = False
     #: Whether the provider is asked to keep the answer; None where the caller leaves it at what is usual.
     store: bool | None = None
+    #: It goes on from an earlier answer or a conversation that the provider keeps.
+    continues: bool = False
 
 
 WATCHED = frozenset(
@@ -88,6 +90,7 @@ WATCHED = frozenset(
     }
 )
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+_EARLIER = frozenset({"previous_response_id", "conversation"})
 _ANSWERS = frozenset({"n", "best_of"})
 
 # The members one meets, spelled as encoders without spaces write them: these are stepped over without a regex.
@@ -315,7 +318,7 @@ def _value_end(masked: bytes, start: int) -> int:
 
 def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek:
     model = tier = usage = usage_span = limit = store = None
-    stream = background = False
+    stream = background = continues = False
     n = 1
     for name, (start, stop) in spans.items():
         raw = body[start:stop]
@@ -339,6 +342,8 @@ def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek
             background = raw == b"true"
         elif name == "store":
             store = _BOOLEANS.get(raw)
+        elif name in _EARLIER:
+            continues = continues or raw != b"null"
     return Peek(
         model=model,
         model_span=spans.get("model"),
@@ -355,6 +360,7 @@ def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek
         provider_span=spans.get("provider"),
         background=background,
         store=store,
+        continues=continues,
     )
 
 

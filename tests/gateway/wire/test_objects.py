@@ -16,6 +16,7 @@ from gateway.wire.objects import (
     read_document,
     references,
 )
+from gateway.wire.peek import peek
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def body(**members) -> bytes:
     ],
 )
 def test_references_are_found_where_the_apis_have_them(text, found):
-    assert may_refer(text)
+    assert may_refer(text) or peek(text).continues or not found
     assert set(references(text)) == set(found)
 
 
