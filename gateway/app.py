@@ -51,6 +51,7 @@ from gateway.kernel.objects import Deferred, Objects
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.replay import Replay
 from gateway.kernel.request_id import RequestIds
+from gateway.kernel.security import SecurityLog
 from gateway.kernel.settler import CHANNEL as SETTLED
 from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
@@ -61,6 +62,7 @@ from gateway.settings import Plan, Settings
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.renewal import Renewals
+from gateway.wire.client_address import parse_networks
 
 log = logging.getLogger(__name__)
 
@@ -285,6 +287,7 @@ def _deps(
             fetch=partial(find_key, database),
             clock=clock,
             plans={name: _limits(plan) for name, plan in settings.plans.items()},
+            trusted=parse_networks(settings.server.trusted_proxies),
         ),
         offers=offers,
         providers=registry.providers,
@@ -306,6 +309,7 @@ def _deps(
         telemetry=telemetry,
         admit_seconds=telemetry.time_redis("admit"),
         access_log=access_log,
+        security=SecurityLog(clock),
         tasks=TaskGroup(),
         objects=Objects(database, redis, clock=clock, cache_size=settings.objects.cache_size),
         # Where Redis is away, a charge waits in PostgreSQL.

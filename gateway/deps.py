@@ -17,6 +17,7 @@ from gateway.kernel.loader import Loader
 from gateway.kernel.local_journal import LocalJournal
 from gateway.kernel.objects import Objects
 from gateway.kernel.offers import OfferTable
+from gateway.kernel.security import SecurityLog
 from gateway.kernel.unsettled import Unsettled
 from gateway.kernel.verbs import Verbs
 from gateway.registry import Provider
@@ -52,6 +53,7 @@ class Deps:
     #: How long admission took.
     admit_seconds: Observations
     access_log: AccessLog
+    security: SecurityLog
     tasks: TaskGroup
     #: Whose objects are whose, and what is charged when a provider has done its work.
     objects: Objects

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.bridges import Bridge
     from gateway.downstream import Downstream
     from gateway.errors import GatewayError
+    from gateway.kernel.constraints import Constraints
     from gateway.kernel.money import Price
     from gateway.kernel.objects import Charge, Owned
     from gateway.routing.hedge import Hedge
@@ -70,6 +71,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     environment: str
     #: What it may use, packed once: see `kernel/limits.py`.
     limits: bytes
+    #: What it may be used for, where that is less than everything.
+    constraints: "Constraints | None" = None
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):

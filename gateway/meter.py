@@ -8,12 +8,13 @@ Rules:
 - Speech that is written down is charged when that is reported, at the price of the model that did so where one is
   known, else at the price of the one that speaks.
 - A session that goes over to another model goes on at that one's price, or not at all.
+- A key that is revoked, or narrowed, meanwhile ends the conversation with the next hold.
 """
 
 from typing import Final
 
 from gateway.deps import Deps
-from gateway.errors import Unpriced
+from gateway.errors import UnknownModel, Unpriced
 from gateway.exchange import Exchange, Offer
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.holds import Hold
@@ -45,6 +46,7 @@ class Meter:
         self.answering = False
         #: Models as the session has them: its first name, and who writes down.
         self._spoken = ""
+        self._moved = False
         self._transcriber = ""
         self.usage = Usage()
 
@@ -55,6 +57,8 @@ class Meter:
             GatewayError: it is refused, or nobody can tell.
         """
         x, deps, settings = self._x, self._deps, self._deps.settings.realtime
+        if self._count:
+            await self._renew()
         x.input_tokens, x.output_tokens = settings.input_tokens, settings.output_tokens
         amount = max(
             (_worst_case(offer, settings.input_tokens, settings.output_tokens) for offer in x.offers), default=0
@@ -76,11 +80,28 @@ class Meter:
         deps.telemetry.credit_held[0] += amount
         deps.holds.add(hold, self._progress)
 
+    async def _renew(self) -> None:
+        """Go by what the key may do now."""
+        self._principal = await self._deps.keys.renew(self._principal)
+        self._check_model()
+        if (constraints := self._principal.constraints) is not None:
+            constraints.check_request(self._x.scope)
+
+    def _check_model(self) -> None:
+        constraints, offer = self._principal.constraints, self._x.offer
+        if constraints is None or offer is None:
+            return
+        asked = "" if self._x.call is None else self._x.call.model
+        # A model has the name that it was asked for by, until the session goes over to another.
+        named = constraints.allows_model(offer.model) or (not self._moved and constraints.allows_model(asked))
+        if not (named and constraints.allows_provider(offer.provider)):
+            raise UnknownModel(offer.model)
+
     def see(self, event: Event) -> bool:
         """Take note of a message; True if an answer was charged, so that the next hold is due.
 
         Raises:
-            Unpriced: the session has gone over to a model that may not be called.
+            Unpriced, UnknownModel: the session has gone over to a model that may not be called.
         """
         if event.tokens:
             if event.audio:
@@ -157,6 +178,8 @@ class Meter:
             if offer is None or (offer.price is None and not offer.free):
                 raise Unpriced
             x.offer = offer
+            self._moved = True
+            self._check_model()
         self._spoken = event.model
 
     def _partial(self) -> Usage | None:

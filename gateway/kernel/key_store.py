@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from gateway.errors import CallerError, ConfigError
-from gateway.infra.postgres import Database, load_queries
+from gateway.infra.postgres import Database, Row, load_queries
 from gateway.kernel.journal import credit, find_account
 from gateway.kernel.keys import CHANNEL, KeyRecord, KeySummary, NewKey, mint
 from gateway.kernel.limits import NO_LIMITS, Limits, pack_limits
@@ -84,7 +84,7 @@ async def find_key(database: Database, key_id: str) -> KeyRecord | None:
         StoreUnavailable: the database does not answer.
     """
     row = await database.fetch_row(_queries["find_key"], key_id)
-    return None if row is None else msgspec.convert({**row, "limits": _limits(row["limits"])}, KeyRecord)
+    return None if row is None else _record(row)
 
 
 async def create_key(
@@ -151,6 +151,13 @@ async def change_limits(
     if limits != before:
         await publisher.publish(CHANNEL, key_id.encode())
     return key_id, limits
+
+
+def _record(row: Row) -> KeyRecord:
+    # asyncpg hands jsonb on as text.
+    return msgspec.convert(
+        {**row, "limits": _limits(row["limits"]), "scopes": msgspec.json.decode(row["scopes"])}, KeyRecord
+    )
 
 
 def _limits(text: str | None) -> Limits:

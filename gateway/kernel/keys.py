@@ -6,6 +6,7 @@ the whole key under the server's pepper, so neither a stolen table nor a stolen 
 
 Rules of the `KeyRing`, the verifier each worker holds:
 - A key is served from memory for `cache_s`; after that the database is asked again, once for all who wait.
+- A key that was rotated keeps its id; its old text may be good for a while longer.
 - A revocation (`forget`) takes effect at once. If notices may have been missed (`doubt`), every entry is asked anew.
 - A database that does not answer is `StoreUnavailable` for a key never seen, and nothing at all for a known one,
   which goes on being served for `stale_s`. It is never a 401. After such a failure known keys do not wait again for
@@ -27,9 +28,11 @@ import msgspec
 from gateway.errors import StoreUnavailable, Unauthenticated
 from gateway.exchange import Principal
 from gateway.infra.clock import Clock
+from gateway.kernel.constraints import make_constraints
 from gateway.kernel.limits import NO_LIMITS, Limits, combine_limits
 from gateway.kernel.money import Nanos
 from gateway.settings import NO_PLAN, UNLIMITED, Auth
+from gateway.wire.client_address import Network
 
 ENVIRONMENTS: Final = ("live", "test", "staging", "dev")
 #: Where a revoked or changed key's public id is published.
@@ -53,7 +56,12 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     account_id: int
     environment: str
     digest: bytes
+    #: Of the text before it was rotated, and until when that is good (seconds since the epoch).
+    previous_digest: bytes | None = None
+    previous_until_s: float | None = None
     revoked: bool = False
+    #: Switched off by its owner, and not for good.
+    disabled: bool = False
     #: Seconds since the epoch, or None for never.
     expires_at_s: float | None = None
     #: active, suspended or closed.
@@ -64,6 +72,14 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = NO_LIMITS
     #: How far below zero the account may go.
     overdraft_nanos: Nanos = 0
+    #: Requests of all its life.
+    max_requests: int | None = None
+    #: What it may be used for; see `constraints.py`.
+    scopes: dict[str, tuple[str, ...]] = {}
+    networks: tuple[str, ...] = ()
+    referrers: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +130,7 @@ def public_id(text: str) -> str | None:
 class _Entry:
     __slots__ = ("checked_s", "principal", "record")
 
-    def __init__(self, record: KeyRecord, checked_s: float, plan: Limits) -> None:
+    def __init__(self, record: KeyRecord, checked_s: float, plan: Limits, trusted: tuple[Network, ...]) -> None:
         self.record = record
         self.checked_s = checked_s
         self.principal = Principal(
@@ -126,6 +142,15 @@ class _Entry:
                 key=record.limits,
                 live=record.environment == "live",
                 overdraft_nanos=record.overdraft_nanos,
+                requests_max=record.max_requests,
+            ),
+            constraints=make_constraints(
+                scopes=record.scopes,
+                networks=record.networks,
+                referrers=record.referrers,
+                models=record.models,
+                providers=record.providers,
+                trusted=trusted,
             ),
         )
 
@@ -144,11 +169,13 @@ class KeyRing:
         fetch: Fetch,
         clock: Clock,
         plans: Mapping[str, Limits] = MappingProxyType({}),
+        trusted: tuple[Network, ...] = (),
     ) -> None:
         """`plans` are the limits of each plan, by name. One that is not in it has those of `none`; `unlimited` has
-        none.
+        none. `trusted` proxies are believed about their callers' addresses.
         """
         self._plans = plans
+        self._trusted = trusted
         self._settings = settings
         self._pepper = pepper
         self._fetch = fetch
@@ -192,6 +219,22 @@ class KeyRing:
             raise Unauthenticated
         return self._check(entry, text)
 
+    async def renew(self, principal: Principal) -> Principal:
+        """The same caller as it is now, for what goes on for long after its key was presented.
+
+        Raises:
+            Unauthenticated: its key is over.
+            StoreUnavailable
+        """
+        key_id, now_s = principal.key_id, self._clock.monotonic()
+        entry = self._entries.get(key_id)
+        if entry is None or now_s - entry.checked_s > self._settings.cache_s:
+            entry = await self._refresh(key_id, entry)
+        if entry is None:
+            raise Unauthenticated
+        self._check_state(entry.record)
+        return entry.principal
+
     def forget(self, key_id: str) -> None:
         """The key was changed or revoked: ask the database at its next use."""
         self._entries.pop(key_id, None)
@@ -209,15 +252,28 @@ class KeyRing:
 
     def _check(self, entry: _Entry, text: str) -> Principal:
         record = entry.record
-        if not hmac.compare_digest(digest(text, pepper=self._pepper), record.digest):
+        presented = digest(text, pepper=self._pepper)
+        if not hmac.compare_digest(presented, record.digest):
+            self._check_previous(record, presented)
+        self._check_state(record)
+        return entry.principal
+
+    def _check_previous(self, record: KeyRecord, presented: bytes) -> None:
+        """Whether it is what the key was before it was rotated."""
+        if record.previous_digest is None or not hmac.compare_digest(presented, record.previous_digest):
             raise Unauthenticated
+        if record.previous_until_s is None or record.previous_until_s <= self._clock.now():
+            raise Unauthenticated("This API key has been rotated; use the new one.")
+
+    def _check_state(self, record: KeyRecord) -> None:
         if record.revoked:
             raise Unauthenticated("This API key has been revoked.")
+        if record.disabled:
+            raise Unauthenticated("This API key is switched off.", code="api_key_disabled")
         if record.expires_at_s is not None and record.expires_at_s <= self._clock.now():
             raise Unauthenticated("This API key has expired.")
         if record.account_status != "active":
             raise Unauthenticated("The account of this API key is not active.", code="account_inactive")
-        return entry.principal
 
     async def _refresh(self, key_id: str, known: _Entry | None) -> _Entry | None:
         if (until_s := self._unknown.get(key_id)) is not None and self._clock.monotonic() < until_s:
@@ -259,7 +315,7 @@ class KeyRing:
     async def _read(self, key_id: str) -> _Entry | None:
         asked_s = self._clock.monotonic()
         record = await self._fetch(key_id)
-        return None if record is None else _Entry(record, asked_s, self._plan(record.plan))
+        return None if record is None else _Entry(record, asked_s, self._plan(record.plan), self._trusted)
 
     def _plan(self, name: str) -> Limits:
         if name == UNLIMITED:

@@ -2,10 +2,13 @@
 
 -- find_key: what a worker's KeyRing needs to verify a key, by public id
 select k.id, k.account_id, k.environment, k.digest,
-       k.revoked_at is not null as revoked,
+       k.previous_digest, extract(epoch from k.previous_until)::float8 as previous_until_s,
+       k.revoked_at is not null as revoked, k.disabled_at is not null as disabled,
        extract(epoch from k.expires_at)::float8 as expires_at_s,
        case when a.status = 'active' and u.status = 'suspended' then 'suspended' else a.status end as account_status,
-       a.plan, k.limits, b.overdraft_nanos
+       a.plan, k.limits, b.overdraft_nanos, k.max_requests,
+       k.scopes, k.ip_allowlist::text[] as networks, k.referrer_allowlist as referrers, k.model_allowlist as models,
+       k.provider_allowlist as providers
 from keys k
 join accounts a on a.id = k.account_id
 join balances b on b.account_id = k.account_id

@@ -86,11 +86,12 @@ with batch as materialized (
         output_tokens = usage_days.output_tokens + excluded.output_tokens,
         cost_nanos = usage_days.cost_nanos + excluded.cost_nanos
 ), totals as (
-    insert into usage_totals (account_id, key_id, requests, cost_nanos)
-    select account_id, key_id, count(*), sum(cost_nanos) from fresh group by 1, 2
+    insert into usage_totals (account_id, key_id, requests, cost_nanos, last_used_at)
+    select account_id, key_id, count(*), sum(cost_nanos), max(settled_at) from fresh group by 1, 2
     on conflict (account_id, key_id) do update set
         requests = usage_totals.requests + excluded.requests,
-        cost_nanos = usage_totals.cost_nanos + excluded.cost_nanos
+        cost_nanos = usage_totals.cost_nanos + excluded.cost_nanos,
+        last_used_at = greatest(usage_totals.last_used_at, excluded.last_used_at)
 )
 select distinct b.account_id
 from batch b

@@ -16,7 +16,15 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from gateway.errors import Overloaded
-from gateway.kernel.limits import BUCKET_WINDOWS_US, BUCKETS, BUDGET_WINDOWS, LIFETIME, NO_SLOT, window_end_us, window_ids
+from gateway.kernel.limits import (
+    BUCKET_WINDOWS_US,
+    BUCKETS,
+    BUDGET_WINDOWS,
+    LIFETIME,
+    NO_SLOT,
+    window_end_us,
+    window_ids,
+)
 from gateway.kernel.money import MAX_NANOS, Nanos
 from gateway.kernel.record import decode_record
 from gateway.kernel.verbs import (
@@ -378,9 +386,7 @@ class Twin:
         if len(self._tombstones) > TOMBSTONES_MAX:
             self._tombstones.popitem(last=False)
 
-    def _release(
-        self, hold: _Hold, now: int, cost: int | None, tokens: int, *, recorded: bool
-    ) -> tuple[Notice, ...]:
+    def _release(self, hold: _Hold, now: int, cost: int | None, tokens: int, *, recorded: bool) -> tuple[Notice, ...]:
         _, limits = self._parse(hold.scopes.limits)
         delta = tokens - hold.tokens
         notices: list[Notice] = []

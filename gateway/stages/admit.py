@@ -14,8 +14,10 @@ import msgspec
 from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest
 from gateway.exchange import Call, Exchange
+from gateway.kernel.constraints import Constraints
 from gateway.routing.menu import Menu, narrow
 from gateway.routing.needs import needs_of
+from gateway.routing.permitted import permit, permit_names, permit_operation
 from gateway.routing.pinned import pin
 from gateway.routing.preferences import NONE, Preferences, read_preferences, split_suffix
 from gateway.wire.dialects import COUNT_DIALECTS, UNIT_DIALECTS, Dialect
@@ -34,7 +36,8 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """Set `x.menu`, `x.offers` and the estimates; take a caller's wishes out of `x.call`.
 
     Raises:
-        UnknownModel: nobody offers the model.
+        UnknownModel: nobody offers the model, or the key may not use it.
+        Forbidden: the key may not use the provider, or nobody can tell whether it may.
         BadRequest: the request names no model and there is no default provider; or no provider of the model speaks
             the caller's dialect, or can do what the request needs; or a wish is not what it should be.
         Unpriced: no offer has a price, and none is free.
@@ -42,9 +45,13 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """
     call = x.call
     assert call is not None
+    assert x.principal is not None
+    allowed = x.principal.constraints
     if x.operation is not None:
         # What objects cost is charged with what is done with them.
         assert x.pin is not None
+        if allowed is not None:
+            permit_operation(x.operation, x.pin[0], allowed)
         x.menu = deps.router.free.at(x.pin[0], call.model)
         x.offers = x.menu.offers
         await call_next(x)
@@ -59,23 +66,26 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     if call.body and call.dialect not in COUNT_DIALECTS:
         x.input_tokens = estimate_input_tokens(call.body)
     x.output_tokens = _output_bound(x, call, deps)
-    x.menu = _menu(call, wishes, x.input_tokens + (call.peek.max_output_tokens or 0), deps)
+    x.menu = _menu(call, wishes, x.input_tokens + (call.peek.max_output_tokens or 0), allowed, deps)
     if x.pin is not None:
         x.menu = pin(x.menu, x.pin[0])
     x.offers = x.menu.offers
     await call_next(x)
 
 
-def _menu(call: Call, wishes: Preferences, tokens: int, deps: Deps) -> Menu:
+def _menu(call: Call, wishes: Preferences, tokens: int, allowed: Constraints | None, deps: Deps) -> Menu:
     menus = deps.router.menus
-    if wishes is NONE:
-        menu = menus.find(call.model, call.dialect)
-        if not menu.limited:
-            return menu
-    elif wishes.models:
-        menu = menus.combine((call.model, *wishes.models), call.dialect)
+    if wishes.models:
+        names: tuple[str, ...] = (call.model, *wishes.models)
+        if allowed is not None:
+            names = permit_names(names, allowed, deps.offers.find)
+        menu = menus.combine(names, call.dialect)
     else:
         menu = menus.find(call.model, call.dialect)
+    if allowed is not None:
+        menu = permit(menu, allowed, call.model, named=bool(wishes.models))
+    if wishes is NONE and not menu.limited:
+        return menu
     return narrow(menu, wishes, needs=needs_of(call) if menu.limited else _NO_NEEDS, tokens=tokens)
 
 

@@ -1,10 +1,11 @@
-"""Who is calling: from the headers alone, before a byte of the body is read."""
+"""Who is calling, and whether the key may be used so: from the headers alone, before a byte of the body is read."""
 
 import urllib.parse
 
 from gateway.deps import Deps, Handler
-from gateway.errors import Unauthenticated
-from gateway.exchange import Exchange, Headers
+from gateway.errors import Forbidden, Unauthenticated
+from gateway.exchange import Exchange, Headers, Principal
+from gateway.kernel.constraints import Constraints, address_of
 from gateway.wire.dialects import GEMINI_DIALECTS
 
 #: Where SDKs put a key, besides `authorization`: Azure, Anthropic, Google.
@@ -16,12 +17,31 @@ async def authenticate(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
     Raises:
         Unauthenticated: no key, not a key, or two different ones.
+        Forbidden: not from there, or not for that.
         StoreUnavailable: the key is not known here and the database does not answer.
     """
     as_google = x.target.dialect in GEMINI_DIALECTS
     text = presented_key(x.scope["headers"], x.scope["query_string"], as_google=as_google)
-    x.principal = deps.keys.verify_known(text) or await deps.keys.verify(text)
+    principal = x.principal = deps.keys.verify_known(text) or await deps.keys.verify(text)
+    if principal.constraints is not None:
+        _check(x, principal, principal.constraints, deps)
     await call_next(x)
+
+
+def _check(x: Exchange, principal: Principal, constraints: Constraints, deps: Deps) -> None:
+    try:
+        constraints.check_request(x.scope)
+    except Forbidden as error:
+        deps.security.note(
+            "key_misused",
+            principal.key_id,
+            code=error.code,
+            account=principal.account_id,
+            client=str(address_of(x.scope, constraints.trusted)),
+            route=x.target.label,
+            request_id=x.id,
+        )
+        raise
 
 
 def presented_key(headers: Headers, query: bytes, *, as_google: bool = False) -> str:

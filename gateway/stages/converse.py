@@ -34,6 +34,7 @@ from gateway.exchange import Call, Exchange, Offer
 from gateway.meter import Meter
 from gateway.routing.choose import Asked
 from gateway.routing.course import Course, Failed, begin, end, fail, succeed
+from gateway.routing.permitted import permit
 from gateway.routing.refusal import refusal
 from gateway.routing.verdict import judge
 from gateway.upstream.websocket import Refusal, close_websocket
@@ -73,6 +74,9 @@ async def converse(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     )
     x.call = call
     x.menu = deps.router.menus.find(model, Dialect.OPENAI_OTHER)
+    assert x.principal is not None
+    if x.principal.constraints is not None:
+        x.menu = permit(x.menu, x.principal.constraints, model)
     x.offers = x.menu.offers
     meter = Meter(x, deps)
     await meter.hold()

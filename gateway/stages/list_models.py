@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `/v1/models/{id}`: what this gateway offers, from memory.
+"""`GET /v1/models` and `/v1/models/{id}`: what this gateway offers to whoever asks, from memory.
 
 In OpenAI's shape, or in Anthropic's or Google's for their clients: all ask at this path, and what they send with it
 tells them apart.
@@ -12,6 +12,8 @@ import msgspec
 from gateway.deps import Deps, Handler
 from gateway.errors import MethodNotAllowed, UnknownModel
 from gateway.exchange import Exchange, Offer
+from gateway.kernel.constraints import Constraints
+from gateway.routing.permitted import may_use
 
 #: OpenAI's schema wants an integer; the gateway does not know when a model was made.
 _CREATED = 0
@@ -80,18 +82,20 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     if x.scope["method"] not in {"GET", "HEAD"}:
         raise MethodNotAllowed(allow="GET, HEAD")
     name = urllib.parse.unquote(x.target.path.removeprefix(b"/models").removeprefix(b"/").decode("latin-1"))
-    offers = deps.offers.find(name) if name else ()
+    assert x.principal is not None
+    allowed = x.principal.constraints
+    offers = _offers(deps, name, allowed) if name else ()
     if name and not offers:
         raise UnknownModel(name)
     answer: ModelCard | ModelList | AnthropicModel | AnthropicList | GoogleModel | GoogleList
     if _is_googles(x):
         answer = _google_model(name, offers) if name else _google_list(deps)
     elif any(header == _ANTHROPIC for header, _ in x.scope["headers"]):
-        answer = _anthropic_model(name, offers) if name else _anthropic_list(deps)
+        answer = _anthropic_model(name, offers) if name else _anthropic_list(deps, allowed)
     elif name:
         answer = ModelCard(id=name, owned_by=offers[0].provider)
     else:
-        answer = ModelList(data=[ModelCard(id=model, owned_by=provider) for model, provider in deps.offers.names()])
+        answer = ModelList(data=[ModelCard(id=model, owned_by=provider) for model, provider in _names(deps, allowed)])
     body = msgspec.json.encode(answer)
     headers = [
         (b"content-type", b"application/json"),
@@ -106,6 +110,24 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     await x.send({"type": "http.response.body", "body": b"" if x.scope["method"] == "HEAD" else body})
 
 
+def _offers(deps: Deps, name: str, allowed: Constraints | None) -> Sequence[Offer]:
+    """The offers of a model that the caller may use."""
+    offers = deps.offers.find(name)
+    if allowed is None or not offers:
+        return offers
+    if not may_use(allowed, name, offers):
+        return ()
+    return [offer for offer in offers if allowed.allows_provider(offer.provider)]
+
+
+def _names(deps: Deps, allowed: Constraints | None) -> list[tuple[str, str]]:
+    """(model, provider that is first to serve it) of what the caller may use."""
+    names = deps.offers.names()
+    if allowed is None:
+        return names
+    return [(name, offers[0].provider) for name, _ in names if (offers := _offers(deps, name, allowed))]
+
+
 def _anthropic_model(name: str, offers: Sequence[Offer]) -> AnthropicModel:
     """A model by what the first of its offers says."""
     offer = offers[0] if offers else None
@@ -117,9 +139,9 @@ def _anthropic_model(name: str, offers: Sequence[Offer]) -> AnthropicModel:
     )
 
 
-def _anthropic_list(deps: Deps) -> AnthropicList:
-    names = [name for name, _ in deps.offers.names()]
-    data = [_anthropic_model(name, deps.offers.find(name)) for name in names]
+def _anthropic_list(deps: Deps, allowed: Constraints | None) -> AnthropicList:
+    names = [name for name, _ in _names(deps, allowed)]
+    data = [_anthropic_model(name, _offers(deps, name, allowed)) for name in names]
     return AnthropicList(data=data, first_id=names[0] if names else None, last_id=names[-1] if names else None)
 
 
