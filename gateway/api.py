@@ -249,6 +249,17 @@ class Translator(Protocol):
 
 
 @runtime_checkable
+class Extended(Protocol):
+    """For an adapter that reads more in a chat completion than OpenAI's reference has. Optional.
+
+    A caller of another dialect may have said it, and the bridge then hands it on instead of dropping it:
+    `cache_control`, which stands on parts, messages and tools.
+    """
+
+    extensions: frozenset[str]
+
+
+@runtime_checkable
 class Lifecycle(Protocol):
     """For an adapter or a plugin that needs more than bytes: a process to talk to, a file to close. Optional."""
 
@@ -527,6 +538,7 @@ __all__ = [
     "Dialect",
     "Essential",
     "EventTooLong",
+    "Extended",
     "Failure",
     "Frame",
     "FrameScanner",

@@ -59,6 +59,8 @@ class Provider:
     #: What the adapter relays, and with that, what it translates.
     native: frozenset[Dialect] = frozenset()
     served: frozenset[Dialect] = frozenset()
+    #: What the adapter reads in a chat completion besides what OpenAI's reference has.
+    extensions: frozenset[str] = frozenset()
     #: What tells its keys apart without giving them away, in the order of `adapters`.
     fingerprints: tuple[str, ...] = ()
 
@@ -106,6 +108,7 @@ class Registry:
                 native=native,
                 fingerprints=tuple(map(_fingerprint, _keys_of(provider))),
                 served=native | getattr(configured[0], "translates", frozenset()),
+                extensions=getattr(configured[0], "extensions", frozenset()),
             )
         return cls(providers)
 

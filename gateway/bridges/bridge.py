@@ -1,6 +1,6 @@
 """What a bridge is: see the package's own page for the rules."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -17,14 +17,17 @@ class Opened(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...] = ()
 
 
+NO_EXTENSIONS: Final[frozenset[str]] = frozenset()
+
+
 class Bridge(Protocol):
     """From one dialect to the hub and back."""
 
     #: What callers of it speak.
     dialect: Dialect
 
-    def open(self, call: Call) -> Opened:
-        """The chat completion that asks for the same.
+    def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
+        """The chat completion that asks for the same. `extensions` may be used besides what OpenAI's reference has.
 
         Whether a stream is asked for its usage is left to the adapter, as with any caller who did not ask: it knows
         how its provider wants to be asked, and its tap has the figures in any case.

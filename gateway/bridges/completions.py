@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from gateway.api import ResponseHead, Tap
-from gateway.bridges.bridge import Opened
+from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.hub import (
     UNREADABLE,
     Chunk,
@@ -70,7 +70,7 @@ class Completions:
 
     dialect = Dialect.OPENAI_COMPLETIONS
 
-    def open(self, call: Call) -> Opened:
+    def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
         members = request_members(call)
         members.refuse(_REFUSED)
         chat: dict[str, object] = {

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.api import ResponseHead, Tap
-from gateway.bridges.bridge import Opened
+from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.calls import CallNumbers, JSONEnd, TooManyCalls
 from gateway.bridges.gemini_request import chat_of_gemini, includes_thoughts
 from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, ToolCall, calls_of, delta_of, encode, has_logprobs
@@ -44,7 +44,7 @@ class Gemini:
 
     dialect = Dialect.GEMINI_GENERATE
 
-    def open(self, call: Call) -> Opened:
+    def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
         return chat_of_gemini(call)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:

@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.api import ResponseHead, Tap
 from gateway.bridges.blocks import Blocks, call_id
-from gateway.bridges.bridge import Opened
+from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.calls import CallNumbers, TooManyCalls
 from gateway.bridges.hub import UNREADABLE, Choice, Chunk, calls_of, delta_of, encode
 from gateway.bridges.messages_request import chat_of_messages
@@ -47,8 +47,8 @@ class Messages:
 
     dialect = Dialect.ANTHROPIC_MESSAGES
 
-    def open(self, call: Call) -> Opened:
-        return chat_of_messages(call)
+    def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
+        return chat_of_messages(call, keeps="cache_control" in extensions)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         input_tokens = estimate_input_tokens(call.body)

@@ -7,7 +7,8 @@ a word instead of a budget.
 Rules:
 - Tools and blocks that only Anthropic's own servers can run or read are refused, and so is what a caller relies on
   where it can't be had (a region, a container).
-- Dropped and told: `top_k`, `cache_control` (other providers cache by themselves), hints about speed and context, and
+- `cache_control` is handed on to an adapter that reads it; other providers cache by themselves.
+- Dropped and told: `top_k`, `cache_control` where it is of no use, hints about speed and context, and
   whatever nobody knows.
 - Reasoning without a signature came through this gateway from a provider without signatures, some of which want it
   back; with a signature it is another provider's secret, and stays behind.
@@ -108,15 +109,15 @@ _decode_text = msgspec.json.Decoder(str).decode
 _decode_source = msgspec.json.Decoder(_Source).decode
 
 
-def chat_of_messages(call: Call) -> Opened:
-    """The chat completion that asks for the same.
+def chat_of_messages(call: Call, *, keeps: bool = False) -> Opened:
+    """The chat completion that asks for the same. `keeps` says that the adapter reads `cache_control`.
 
     Raises:
         BadRequest: naming the member that is malformed, or can't be carried.
     """
     members = request_members(call)
     members.refuse(_REFUSED)
-    reader = _Reader()
+    reader = _Reader(keeps=keeps)
     chat: dict[str, object] = {"model": call.model}
     bound = members.need("max_tokens", int)
     if (system := members.raw("system")) is not None:
@@ -140,7 +141,9 @@ def chat_of_messages(call: Call) -> Opened:
 class _Reader:
     """Makes chat messages of Anthropic's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool) -> None:
+        #: Marks of what is to be cached are handed on.
+        self.keeps = keeps
         self.messages: list[dict[str, object]] = []
         #: What was left out on the way.
         self.dropped: list[str] = []
@@ -148,7 +151,12 @@ class _Reader:
     def system(self, system: str | list[_Block] | None) -> None:
         """The system prompt: one message, whatever it is made of."""
         if isinstance(system, list):
-            system = "\n\n".join([self._text(block, f"system[{n}]") for n, block in enumerate(system)])
+            texts = [self._text(block, f"system[{n}]") for n, block in enumerate(system)]
+            if self.keeps and any(map(_is_marked, system)):
+                parts = [_marked(_text_part(text), block) for text, block in zip(texts, system, strict=True) if text]
+                self.messages.append({"role": "system", "content": parts})
+                return
+            system = "\n\n".join(texts)
         if system:
             self.messages.append({"role": "system", "content": system})
 
@@ -172,7 +180,7 @@ class _Reader:
         return block.text
 
     def _see(self, block: _Block) -> None:
-        if bytes(block.cache_control) != b"null":
+        if not self.keeps and _is_marked(block):
             self.dropped.append("cache_control")
 
     def _assistant(self, content: str | list[_Block], where: str) -> None:
@@ -182,9 +190,12 @@ class _Reader:
         texts: list[str] = []
         thoughts: list[str] = []
         calls: list[dict[str, object]] = []
+        message: dict[str, object] = {"role": "assistant"}
         for number, block in enumerate(content):
             place = f"{where}.content[{number}]"
             self._see(block)
+            if self.keeps:
+                message = _marked(message, block)
             if block.type == "text":
                 texts.append(block.text)
             elif block.type == "tool_use":
@@ -195,7 +206,7 @@ class _Reader:
                 self.dropped.append("thinking_blocks")
             else:
                 raise unsupported(place, f"a block of type {_shown(block.type)} can't be carried to this provider.")
-        message: dict[str, object] = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
+        message["content"] = "".join(texts) or (None if calls else "")
         if thoughts:
             message["reasoning_content"] = "".join(thoughts)
         if calls:
@@ -214,10 +225,13 @@ class _Reader:
             if block.type == "tool_result":
                 moved += self._result(block, place)
             else:
-                parts += self._parts(block, place)
+                said = self._parts(block, place)
+                if self.keeps and said:
+                    said[-1] = _marked(said[-1], block)
+                parts += said
         parts = moved + parts
         if parts:
-            alone = parts[0] if len(parts) == 1 else {}
+            alone = parts[0] if len(parts) == 1 and "cache_control" not in parts[0] else {}
             text = alone.get("text") if alone.get("type") == "text" else None
             self.messages.append({"role": "user", "content": parts if text is None else text})
 
@@ -241,7 +255,8 @@ class _Reader:
             text = _ELSEWHERE
         if block.is_error:
             text = f"Error: {text}"
-        self.messages.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": text})
+        answered: dict[str, object] = {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
+        self.messages.append(_marked(answered, block) if self.keeps else answered)
         return others
 
     def _parts(self, block: _Block, where: str) -> Parts:
@@ -278,6 +293,15 @@ class _Reader:
         raise unsupported(f"{where}.source", "only texts and PDF files that stand in the request can be carried.")
 
 
+def _is_marked(block: _Block) -> bool:
+    return bytes(block.cache_control) != b"null"
+
+
+def _marked(made: dict[str, object], block: _Block) -> dict[str, object]:
+    """What was made of a block, with its mark that the prompt up to here is to be kept."""
+    return {**made, "cache_control": block.cache_control} if _is_marked(block) else made
+
+
 def _tools(members: Members, chat: dict[str, object], reader: _Reader) -> None:
     tools: list[dict[str, object]] = []
     for number, raw in enumerate(members.take("tools", list[msgspec.Raw]) or ()):
@@ -294,8 +318,12 @@ def _tools(members: Members, chat: dict[str, object], reader: _Reader) -> None:
             "parameters": tool.raw("input_schema"),
             "strict": tool.take("strict", bool),
         }
+        mark = tool.raw("cache_control")
+        if mark is not None and not reader.keeps:
+            reader.dropped.append("cache_control")
         reader.dropped += [name.rpartition(".")[2] for name in tool.rest()]
-        tools.append({"type": "function", "function": without_none(function)})
+        made: dict[str, object] = {"type": "function", "function": without_none(function)}
+        tools.append(made if mark is None or not reader.keeps else {**made, "cache_control": mark})
     choice = members.take("tool_choice", _ToolChoice)
     if not tools:
         return

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from gateway.api import ResponseHead, Tap
-from gateway.bridges.bridge import Opened
+from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.calls import CallNumbers, TooManyCalls
 from gateway.bridges.hub import Chunk, Delta, calls_of, chat_call, delta_of, encode
 from gateway.bridges.responses_output import Output, Wishes
@@ -74,7 +74,7 @@ class Responses:
 
     dialect = Dialect.OPENAI_RESPONSES
 
-    def open(self, call: Call) -> Opened:
+    def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
         chat, dropped = chat_request(read_members(call.body), model=call.model)
         return Opened(chat_call(call, chat), dropped)
 

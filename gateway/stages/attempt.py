@@ -161,7 +161,7 @@ def _translated(x: Exchange, call: Call, provider: Provider) -> Call:
     if call.dialect in provider.served:
         return call
     x.bridge = BRIDGES[call.dialect]
-    opened = x.bridge.open(call)
+    opened = x.bridge.open(call, provider.extensions)
     x.dropped = opened.dropped
     return opened.call
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import pytest
 
 from gateway.api import Call, Offer, ResponseHead, Tap, UpstreamRequest, Usage
@@ -102,7 +103,7 @@ class Exchange(NamedTuple):
         spoken, bridge = call, None
         if call.dialect not in provider.served:
             bridge = BRIDGES[call.dialect]
-            spoken = bridge.open(call).call
+            spoken = bridge.open(call, provider.extensions).call
         embeds = call.dialect in (Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED)
         model = FAMILIES[provider.name][1]
         if embeds:
@@ -323,6 +324,21 @@ def test_it_works_or_there_is_no_such_endpoint(
     outcome = try_cell(providers[family], dialogue, scenario)
 
     assert outcome in {"relayed", "translated", "bridged", "estimated", NO_ENDPOINT, NO_QUESTION}
+
+
+def test_what_callers_of_anthropic_want_cached_is_cached_on_bedrock(providers: dict[str, Provider]) -> None:
+    kept = {"cache_control": {"type": "ephemeral"}}
+    [dialogue] = [dialogue for dialogue in DIALOGUES if dialogue.title == "Anthropic messages"]
+    system = [{"type": "text", "text": "Be brief.", **kept}]
+    asked = msgspec.structs.replace(
+        dialogue, questions={"plain": {**dialogue.questions["tools"], "system": system}}
+    ).call("plain", stream=False)
+
+    exchange = Exchange.open(providers["bedrock"], asked)
+
+    sent = msgspec.json.decode(exchange.request.body)
+    assert sent["system"] == [{"text": "Be brief."}, {"cachePoint": {"type": "default"}}]
+    assert exchange.request.dropped == ()
 
 
 def test_the_table_in_the_docs_is_what_is_found(providers: dict[str, Provider]) -> None:

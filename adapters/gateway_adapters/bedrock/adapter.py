@@ -64,6 +64,7 @@ class Bedrock:
 
     dialects: frozenset[Dialect] = frozenset()
     translates: frozenset[Dialect] = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS})
+    extensions: frozenset[str] = frozenset({"cache_control"})
 
     def __init__(
         self,

@@ -293,6 +293,45 @@ def test_what_cannot_be_carried_and_may_be_dropped_is_told():
     assert set(dropped) == {"top_k", "context_management", "speed", "unheard_of", "cache_control"}
 
 
+KEPT = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+MARKED = {
+    "system": [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", **KEPT}],
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "Hi", **KEPT}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "t1", "name": "look", "input": {}, **KEPT},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "Rain.", **KEPT}]},
+    ],
+    "tools": [{"name": "look", "input_schema": {"type": "object"}, **KEPT}],
+}
+
+
+def test_what_is_to_be_cached_is_handed_on_to_whom_it_tells_something():
+    found = BRIDGE.open(ask(**MARKED), frozenset({"cache_control"}))
+    chat = msgspec.json.decode(found.call.body)
+    system, user, assistant, tool = chat["messages"]
+
+    assert found.dropped == ()
+    assert system["content"] == [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", **KEPT}]
+    assert user["content"] == [{"type": "text", "text": "Hi", **KEPT}]
+    assert {name: assistant[name] for name in ("content", "cache_control")} == {"content": "I look.", **KEPT}
+    assert {name: tool[name] for name in ("content", "cache_control")} == {"content": "Rain.", **KEPT}
+    assert chat["tools"][0]["cache_control"] == KEPT["cache_control"]
+
+
+def test_what_is_to_be_cached_is_told_to_nobody_else():
+    chat, dropped = opened(**MARKED)
+
+    assert dropped == ("cache_control",)
+    assert "cache_control" not in str(chat)
+    assert chat["messages"][0]["content"] == "Be brief.\n\nBe kind."
+
+
 def test_names_of_members_cannot_write_headers():
     assert opened(**{"x\r\nset-cookie: a": 1, "fine": None, "y" * 200: 1})[1] == ()
 
