@@ -128,8 +128,9 @@ class Resource:
         headers = exchange.headers
         cookies = cookie_parser(headers.get("cookie", ""))
         actor = NOBODY
+        ip = client_ip(exchange.scope, headers, self._trusted)
         if route.access != PUBLIC:
-            actor = await self._sessions.identify(headers, cookies, method=exchange.method)
+            actor = await self._sessions.identify(headers, cookies, method=exchange.method, ip=ip)
             exchange.actor = actor
             if actor is NOBODY:
                 raise SignInNeeded
@@ -149,7 +150,7 @@ class Resource:
             query=query,
             params=params,
             request_id=exchange.request_id,
-            ip=client_ip(exchange.scope, headers, self._trusted),
+            ip=ip,
             user_agent=user_agent(headers),
             headers=headers,
             cookies=cookies,

@@ -7,8 +7,8 @@ Rules:
 - A cookie comes along whoever made the browser send the request. So whatever changes something needs, besides, the
   session's CSRF token in `x-csrf-token`, and an `origin`, where there is one, that is ours.
 - Nothing is remembered between two calls: a session that is revoked and a person who is suspended are out at once.
-- A key acts in the role of whoever made it. One made by a command on the machine has no person behind it: it is a
-  developer in its account.
+- A key acts in the role of whoever made it, and only from where it may be used. One made by a command on the machine
+  has no person behind it: it is a developer in its account.
 """
 
 import hashlib
@@ -27,8 +27,10 @@ from gateway.control.access import AccountRole, Role, is_at_least, is_in_scope, 
 from gateway.control.errors import NotPermitted, SignInNeeded
 from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database, Row, load_queries
+from gateway.kernel.constraints import make_constraints, referrer_of
 from gateway.kernel.keys import digest as key_digest
 from gateway.kernel.keys import public_id
+from gateway.wire.client_address import parse_address
 
 COOKIE: Final = "gateway_session"
 CSRF_COOKIE: Final = "gateway_csrf"
@@ -118,13 +120,15 @@ class Sessions:
 
     # -- what comes in ---------------------------------------------------------------------------------------------
 
-    async def identify(self, headers: Headers, cookies: Mapping[str, str], *, method: str) -> Actor:
-        """Who calls; `NOBODY` where nothing was presented.
+    async def identify(
+        self, headers: Headers, cookies: Mapping[str, str], *, method: str, ip: str | None = None
+    ) -> Actor:
+        """Who calls, from the address `ip`; `NOBODY` where nothing was presented.
 
         Raises:
             SignInNeeded: what was presented is worth nothing (any more).
             NotPermitted: it is a browser's session, and another site may have made the request; or the account is
-                closed to it.
+                closed to it. Forbidden: the key may not be used from there.
             StoreUnavailable
         """
         scheme, _, text = headers.get("authorization", "").partition(" ")
@@ -134,7 +138,7 @@ class Sessions:
         if text.startswith(TOKEN_PREFIX):
             return await self._find_session(text)
         if text:
-            return await self._find_key(text)
+            return await self._find_key(text, headers, ip)
         if token := cookies.get(self.cookie_name):
             actor = await self._find_session(token, kind="cookie")
             if method not in SAFE_METHODS:
@@ -159,16 +163,25 @@ class Sessions:
             session_id=row["id"],
         )
 
-    async def _find_key(self, text: str) -> Actor:
+    async def _find_key(self, text: str, headers: Headers, ip: str | None) -> Actor:
         key_id = public_id(text)
         # Nothing that a caller typed goes further than the form of an id.
         row = None if key_id is None else await self._database.fetch_row(_queries["find_key_actor"], key_id)
         presented = key_digest(text, pepper=self._pepper)
-        if row is None or not hmac.compare_digest(presented, row["digest"]):
+        if row is None or not (
+            hmac.compare_digest(presented, row["digest"])
+            or (row["previous_digest"] is not None and hmac.compare_digest(presented, row["previous_digest"]))
+        ):
             raise SignInNeeded("This API key is not known here.", code="invalid_api_key")
         if row["over"]:
             raise SignInNeeded("This API key has been revoked, switched off, or has expired.", code="invalid_api_key")
         _check_account(row)
+        scopes = msgspec.json.decode(row["scopes"], type=dict[str, tuple[str, ...]])
+        constraints = make_constraints(
+            scopes={}, networks=row["networks"], referrers=row["referrers"], models=(), providers=()
+        )
+        if constraints is not None:
+            constraints.check_caller(None if ip is None else parse_address(ip), referrer_of(headers.raw))
         return Actor(
             kind="key",
             user_id=row["user_id"],
@@ -176,7 +189,7 @@ class Sessions:
             role=row["role"] or "developer",
             account_role=row["account_role"] or ("admin" if row["user_id"] is None else "member"),
             key_id=key_id,
-            scopes=msgspec.json.decode(row["scopes"], type=dict[str, tuple[str, ...]]),
+            scopes=scopes,
         )
 
     def _check_origin(self, headers: Headers, token: str) -> None:
