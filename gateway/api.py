@@ -23,9 +23,10 @@ from gateway.wire.dialects import Dialect
 from gateway.wire.form import rewrite_form
 from gateway.wire.gemini import GeminiJSONTap, GeminiSSETap, parse_gemini_usage
 from gateway.wire.headers import CREDENTIALS, request_headers
+from gateway.wire.media_taps import JSON_TAPS
 from gateway.wire.peek import Peek, Span, peek, rewrite
 from gateway.wire.sse import EventTooLong, Frame, FrameScanner
-from gateway.wire.taps import JSON_TAPS, JSONTap, PassTap, SSETap
+from gateway.wire.taps import JSONTap, PassTap, SSETap
 from gateway.wire.usage import Usage, normalise, read_report
 
 API_VERSION = 1

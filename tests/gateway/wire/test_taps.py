@@ -9,11 +9,7 @@ from gateway.wire.taps import (
     TAIL_BYTES,
     JSONTap,
     PassTap,
-    PicturesTap,
-    RanksTap,
     SSETap,
-    TranscriptTap,
-    tap_for,
 )
 from gateway.wire.usage import Usage
 
@@ -648,23 +644,6 @@ def test_transcripts_report_seconds():
     assert tap.complete
 
 
-@pytest.mark.parametrize(
-    ("content_type", "kind"),
-    [
-        (b"text/event-stream", SSETap),
-        (b"Text/Event-Stream; charset=utf-8", SSETap),
-        (b"application/json", JSONTap),
-        (b"application/json; charset=utf-8", JSONTap),
-        (b"application/problem+json", JSONTap),
-        (None, JSONTap),
-        (b"audio/mpeg", PassTap),
-        (b"text/plain", PassTap),
-    ],
-)
-def test_the_content_type_chooses_the_tap(content_type: bytes | None, kind: type):
-    assert type(tap_for(CHAT, content_type)) is kind
-
-
 # -- where the short way must not be taken -------------------------------------------------------------------
 
 
@@ -714,88 +693,7 @@ def test_many_unusual_events_after_half_an_event_are_no_deep_recursion():
     assert run(SSETap(CHAT), b"data: ", b"y\n\n" + text) == b"data: y\n\n" + b"data: x\n\n" * 5000
 
 
-# -- pictures, transcripts, ranks ------------------------------------------------------------------------------------
-
-PICTURES = (
-    b'{"data":[{"url" : "https://x/1","b64_json":null},{"url":"u2","revised_prompt":"say \\"url\\":\\"x\\""}],"n":2}'
-)
-
-
-@pytest.mark.parametrize("size", [1, 3, 7, 50, 1_000])
-@pytest.mark.parametrize(
-    ("body", "images"),
-    [
-        (PICTURES, 2),
-        (b'{"data":[{"b64_json":"aaaa"},{"b64_json": "bbbb"},{"b64_json"\n:\n"cc"}]}', 3),
-        (b'{"data":[{"url":"u","b64_json":"aaaa"}]}', 1),
-        (b'{"data":[]}', 0),
-    ],
-)
-def test_pictures_are_counted_wherever_they_are_cut(body: bytes, images: int, size: int):
-    tap = PicturesTap(Dialect.OPENAI_IMAGES)
-
-    assert b"".join(tap.feed(body[at : at + size]) for at in range(0, len(body), size)) == body
-    tap.end()
-
-    assert tap.usage() is None
-    assert tap.delivered() == Usage(images=images, source="estimated")
-
-
-def test_pictures_too_large_to_be_kept_are_counted_and_their_usage_is_found():
-    tap = PicturesTap(Dialect.OPENAI_IMAGES)
-    picture = b'{"b64_json":"' + b"QUJD" * 200_000 + b'"}'
-    body = b'{"data":[%b,%b],"usage":{"input_tokens":1,"output_tokens":2,"total_tokens":3}}' % (picture, picture)
-    for at in range(0, len(body), 65_536):
-        tap.feed(body[at : at + 65_536])
-    tap.end()
-
-    assert tap.usage() == Usage(input_tokens=1, output_tokens=2, images=2)
-    assert tap.complete
-
-
-@pytest.mark.parametrize(
-    ("body", "usage"),
-    [
-        (b'{"text":"a","usage":{"type":"duration","seconds":9}}', Usage(seconds=9.0)),
-        (b'{"duration":8.5,"text":"a"}', Usage(seconds=8.5)),
-        (b'{"duration":"8.5","text":"a"}', Usage(seconds=8.5)),
-        (b'{"duration":8.5,"text":"a","usage":{"type":"duration","seconds":9}}', Usage(seconds=9.0)),
-        (
-            b'{"usage":{"type":"tokens","input_tokens":4,"input_token_details":{"audio_tokens":3},"output_tokens":1}}',
-            Usage(input_tokens=4, input_audio_tokens=3, output_tokens=1),
-        ),
-        (b'{"text":"a","duration":"long"}', None),
-        (b'{"text":"a"}', None),
-        (b'{"error":{"message":"no"},"duration":3}', None),
-        (b"[1]", None),
-    ],
-)
-def test_a_transcript_tells_how_long_it_was(body: bytes, usage: Usage | None):
-    tap = TranscriptTap(Dialect.OPENAI_TRANSCRIPTIONS)
-    tap.feed(body)
-    tap.end()
-
-    assert tap.usage() == usage
-
-
-@pytest.mark.parametrize(
-    ("body", "usage"),
-    [
-        (b'{"results":[],"meta":{"billed_units":{"search_units":2}}}', Usage(searches=2)),
-        (b'{"results":[],"usage":{"total_tokens":7}}', Usage(input_tokens=7)),
-        (b'{"results":[],"usage":{"search_units":1,"total_tokens":7}}', Usage(input_tokens=7, searches=1)),
-        (b'{"results":[],"meta":{}}', None),
-        (b'{"results":[],"meta":7}', None),
-        (b"no", None),
-    ],
-)
-def test_ranks_report_searches_or_tokens(body: bytes, usage: Usage | None):
-    tap = RanksTap(Dialect.RERANK)
-    tap.feed(body)
-    tap.end()
-
-    assert tap.usage() == usage
-    assert tap.delivered().output_tokens == 0
+# -- media ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI_IMAGES, Dialect.OPENAI_SPEECH, Dialect.OPENAI_TRANSCRIPTIONS])
