@@ -18,7 +18,6 @@ from starlette.routing import Route
 from gateway import __version__
 from gateway.bridges import reach
 from gateway.catalogue.prices import Catalogue
-from gateway.catalogue.rows import Pricer
 from gateway.control.app import ControlPlane
 from gateway.control.parts import Parts
 from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference
@@ -57,6 +56,7 @@ from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.poller import Poller
 from gateway.registry import Registry
+from gateway.repricing import Prices
 from gateway.routing.router import Router
 from gateway.settings import Plan, Settings
 from gateway.telemetry import Telemetry
@@ -74,8 +74,6 @@ BOOKS_TIMEOUT_S: Final = 15.0
 CLOSE_S: Final = 2.0
 #: Of the data directory: what Redis could not be told yet.
 JOURNAL_DIR: Final = "journal"
-#: How long a change of prices may go unnoticed, where a clock was set.
-REPRICE_S: Final = 60.0
 #: How often a worker hands its counts to the supervisor.
 PUSH_S: Final = 1.0
 
@@ -107,12 +105,12 @@ def create_app(
         stores.database_dsn, pool_size=settings.database.pool_size, timeout_s=settings.database.timeout_s
     )
     redis = Redis(stores.redis_url, timeout_s=settings.redis.timeout_s)
-    pricer = Pricer(settings, Catalogue.open(Path(settings.server.data_dir)))
+    prices = _prices(settings, registry, clock)
     deps = _deps(
         settings,
         clock=clock,
         registry=registry,
-        pricer=pricer,
+        prices=prices,
         metrics=metrics,
         database=database,
         redis=redis,
@@ -152,7 +150,10 @@ def create_app(
             deps.unsettled.start(redis.subscribe(SETTLED))
             stack.push_async_callback(deps.unsettled.stop)
             deps.tasks.spawn(deps.objects.flush_forever(), name="remember objects")
-            deps.tasks.spawn(_follow_prices(deps, registry, pricer), name="prices")
+            await _read_prices(prices, deps, database)
+            put = partial(_put_offers, deps)
+            deps.tasks.spawn(prices.follow_overrides(database, redis, put), name="prices that were set")
+            deps.tasks.spawn(prices.follow_clock(put), name="prices that change by themselves")
             deps.tasks.spawn(deps.holds.renew_forever(), name="renew holds")
             deps.tasks.spawn(replay.replay_forever(), name="replay journals")
             deps.tasks.spawn(replay.sync_forever(), name="sync the journal")
@@ -213,7 +214,9 @@ async def keep_books(
         await _connect(redis, tasks)
         tasks.spawn(_push_metrics(link, metrics), name="metrics")
         books.start()
-        poller = poller_of(settings, registry, client, database, redis)
+        prices = _prices(settings, registry, SystemClock())
+        tasks.spawn(prices.follow_overrides(database, redis, lambda _: None), name="prices that were set")
+        poller = poller_of(settings, registry, client, database, redis, prices=prices)
         tasks.spawn(poller.poll_forever(), name="poll providers")
         link.report_ready()
         await stopping.wait()
@@ -221,15 +224,21 @@ async def keep_books(
 
 
 def poller_of(
-    settings: Settings, registry: Registry, client: UpstreamClient, database: Database, redis: Redis
+    settings: Settings,
+    registry: Registry,
+    client: UpstreamClient,
+    database: Database,
+    redis: Redis,
+    *,
+    prices: Prices | None = None,
 ) -> Poller:
-    """What asks the providers of a started registry."""
+    """What asks the providers of a started registry. Without `prices`, those of the configuration hold."""
     clock = SystemClock()
-    pricer = Pricer(settings, Catalogue.open(Path(settings.server.data_dir)))
+    prices = prices or _prices(settings, registry, clock)
     charging = Charging(
         Deferred(database),
         Ledger(redis),
-        offers=lambda: _offers(settings, registry, pricer, clock),
+        offers=prices.table,
         clock=clock,
         batch_permille=settings.batches.price_permille,
     )
@@ -251,13 +260,13 @@ def _deps(
     *,
     clock: Clock,
     registry: Registry,
-    pricer: Pricer,
+    prices: Prices,
     metrics: MetricsRegistry,
     database: Database,
     redis: Redis,
     proxies: Mapping[str, str] | None,
 ) -> Deps:
-    offers = _offers(settings, registry, pricer, clock)
+    offers = prices.table()
     router = Router.of(
         settings,
         offers,
@@ -371,21 +380,25 @@ async def _push_metrics(link: Link, metrics: MetricsRegistry) -> None:
         await asyncio.sleep(PUSH_S)
 
 
-def _offers(settings: Settings, registry: Registry, pricer: Pricer, clock: Clock) -> OfferTable:
-    """The offers at the prices of this moment."""
-    price = partial(pricer.price, at=clock.now())
-    return OfferTable.of(settings, {name: each.models for name, each in registry.providers.items()}, price=price)
+def _prices(settings: Settings, registry: Registry, clock: Clock) -> Prices:
+    catalogue = Catalogue.open(Path(settings.server.data_dir))
+    return Prices(settings, catalogue, {name: each.models for name, each in registry.providers.items()}, clock=clock)
 
 
-async def _follow_prices(deps: Deps, registry: Registry, pricer: Pricer) -> None:
-    """Put a new table in place when a price changes, by its date or its hour."""
-    while True:
-        now_s = deps.clock.now()
-        change_s = pricer.next_change(now_s)
-        await asyncio.sleep(REPRICE_S if change_s is None else min(REPRICE_S, max(0.0, change_s - now_s)))
-        if change_s is not None and deps.clock.now() >= change_s:
-            deps.offers = _offers(deps.settings, registry, pricer, deps.clock)
-            deps.router.menus.serve(deps.offers.find)
+def _put_offers(deps: Deps, offers: OfferTable) -> None:
+    """From the next request on these are offered, all at once."""
+    deps.offers = offers
+    deps.router.menus.serve(offers.find)
+
+
+async def _read_prices(prices: Prices, deps: Deps, database: Database) -> None:
+    """What was set counts from the first request on. Without the database there is none: no key is known here yet."""
+    try:
+        await prices.read(database)
+    except StoreUnavailable as error:
+        log.warning("starting with the prices of the configuration: %s", error.detail)
+    else:
+        _put_offers(deps, prices.table())
 
 
 async def _connect(redis: Redis, tasks: TaskGroup) -> None:

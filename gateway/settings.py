@@ -282,6 +282,8 @@ class Control(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     requests_max: Positive = 64
     #: `/docs`, `/redoc` and `/openapi.json`.
     docs: bool = True
+    #: What an administrator may give an account, or take from it, at a time.
+    grant_usd_max: Annotated[float, Meta(gt=0, le=1_000_000)] = 1_000.0
 
 
 class Identity(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -65,6 +65,18 @@ async def make_invitation(owner: Caller) -> dict[str, object]:
     return {"invitation_id": answer.json["id"]}
 
 
+async def make_account(owner: Caller) -> dict[str, object]:
+    """An account of somebody else's, whom an administrator's business is with."""
+    other = await owner.desk.person()
+    return {"account_id": other.account_id}
+
+
+async def make_person(owner: Caller) -> dict[str, object]:
+    """Somebody else."""
+    other = await owner.desk.person()
+    return {"user_id": other.user_id}
+
+
 async def name_role(owner: Caller) -> dict[str, object]:
     return {"role": "developer"}
 
@@ -96,6 +108,11 @@ CASES: dict[str, Case] = {
     "PUT /user/profile": Case("user", {"name": "Another"}),
     "DELETE /user/account": Case("user", {"confirmation": "DELETE_ACCOUNT"}),
     "GET /user/credit-transactions": Case("user"),
+    "GET /user/activity/stats": Case("user"),
+    "GET /user/activity/log": Case("user"),
+    "GET /user/api-keys/audit-logs": Case("user"),
+    "GET /user/audit-logs": Case("user"),
+    "GET /user/audit-logs/export": Case("user"),
     "GET /teams": Case("user"),
     "POST /teams": Case("user", {"name": "Another"}),
     "POST /teams/{account_id:int}/switch": Case("user", make=make_team),
@@ -113,6 +130,21 @@ CASES: dict[str, Case] = {
     "GET /admin/roles/list/{role}": Case("admin", make=name_role),
     "GET /admin/roles/permissions/{role}": Case("admin", make=name_role),
     "GET /admin/roles/{user_id:int}": Case("admin", make=make_member),
+    "GET /admin/audit-logs": Case("admin"),
+    "GET /admin/audit-logs/export": Case("admin"),
+    "GET /admin/users": Case("admin"),
+    "GET /admin/users/{user_id:int}": Case("admin", make=make_member),
+    "POST /admin/users/{user_id:int}/suspend": Case("admin", {"reason": "a test"}, make_person),
+    "POST /admin/users/{user_id:int}/activate": Case("admin", {"reason": "a test"}, make_person),
+    "GET /admin/balance": Case("admin"),
+    "GET /admin/accounts": Case("admin"),
+    "GET /admin/accounts/{account_id:int}": Case("admin", make=make_account),
+    "POST /admin/accounts/{account_id:int}/suspend": Case("admin", {"reason": "a test"}, make_account),
+    "POST /admin/accounts/{account_id:int}/activate": Case("admin", {"reason": "a test"}, make_account),
+    "POST /admin/add_credits": Case("admin", {"account_id": 2**62, "credits": 1, "reason": "a test"}),
+    "POST /admin/deduct_credits": Case("admin", {"account_id": 2**62, "credits": 1, "reason": "a test"}),
+    "GET /admin/credit-transactions": Case("admin"),
+    "POST /admin/limit": Case("admin", {"api_key": "nobody's", "requests_per_minute": 1}),
 }
 
 

@@ -2,7 +2,15 @@
 
 from typing import Final
 
-from gateway.control.accounts import auth, redirects, roles, teams, users
+from gateway.control.accounts import activity, auth, redirects, roles, teams, trail, users
 from gateway.control.route import Route
 
-ROUTES: Final[tuple[Route, ...]] = (*auth.ROUTES, *redirects.ROUTES, *users.ROUTES, *teams.ROUTES, *roles.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *auth.ROUTES,
+    *redirects.ROUTES,
+    *users.ROUTES,
+    *activity.ROUTES,
+    *teams.ROUTES,
+    *roles.ROUTES,
+    *trail.ROUTES,
+)

@@ -1,0 +1,8 @@
+"""Administration: people, accounts, credit, prices, and how the gateway does: the face of the module."""
+
+from typing import Final
+
+from gateway.control.admin import credit, people
+from gateway.control.route import Route
+
+ROUTES: Final[tuple[Route, ...]] = (*people.ROUTES, *credit.ROUTES)
