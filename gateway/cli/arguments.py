@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _listening(healthcheck)
     _models(commands, shared)
+    _adapter(commands)
     _bench(commands, shared)
     return top
 
@@ -191,6 +192,31 @@ def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", sha
     what = models.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print a JSON array, for programs")
     what.add_argument("--check", action="store_true", help="look for models without a price, and for odd prices")
+
+
+def _adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    adapter = commands.add_parser(
+        "adapter",
+        help="hold an installed package with adapters or plugins to the contract",
+        description="Hold an installed package with adapters or plugins to the contract.",
+        allow_abbrev=False,
+    )
+    actions = adapter.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="try what can go wrong between a gateway and a provider, and print a report",
+        description="Look whether the adapters and plugins of an installed package have the right shape, replay the "
+        "golden cases of its adapters, and try faults on them: answers that are cut anywhere, garbage, error answers "
+        "of every status, streams of a thousandfold length, secrets where none belong. Connects to nothing. Exit "
+        "status 1 if anything fails.",
+        epilog=_EXIT,
+        allow_abbrev=False,
+    )
+    check.add_argument("package", metavar="PACKAGE", help="as it was installed, or the name of an adapter in it")
+    check.add_argument("--cases", metavar="DIR", help="golden cases of its adapters")
+    check.add_argument(
+        "--table", metavar="FILE", help="what the [providers.NAME] table would hold, as TOML (default: of a case)"
+    )
 
 
 def _ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
