@@ -23,6 +23,8 @@ from gateway_adapters.chat_request import decode_body
 
 #: Members of a request that are read here.
 READ: Final = frozenset({"input", "encoding_format", "dimensions"})
+#: As many texts may be asked for at once.
+TEXTS_MAX: Final = 2048
 
 
 class _Request(msgspec.Struct):
@@ -55,7 +57,8 @@ def read_embed_request(call: Call) -> EmbedRequest:
     """The request in `call`'s body.
 
     Raises:
-        BadRequest: it is malformed, or asks for the embeddings of token numbers; `param` names the member.
+        BadRequest: it is malformed, asks for too many, or for the embeddings of token numbers; `param` names the
+            member.
     """
     request = decode_body(call.body, _decode_request)
     given = [request.input] if isinstance(request.input, str) else request.input
@@ -67,6 +70,8 @@ def read_embed_request(call: Call) -> EmbedRequest:
             param="input",
             code="unsupported_value",
         )
+    if not 0 < len(texts) <= TEXTS_MAX:
+        raise BadRequest(f"`input` must have 1 to {TEXTS_MAX} texts.", param="input", code="invalid_value")
     if request.encoding_format not in (None, "float", "base64"):
         raise BadRequest("`encoding_format` must be float or base64.", param="encoding_format", code="invalid_value")
     return EmbedRequest(texts, request.dimensions, request.encoding_format == "base64")

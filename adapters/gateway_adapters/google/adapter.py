@@ -38,7 +38,7 @@ from gateway.api import (
 )
 from gateway_adapters.google.answers import GoogleStreamTap, GoogleWholeTap
 from gateway_adapters.google.chat import generate_request
-from gateway_adapters.google.embeddings import EmbeddingsTap, batch_request
+from gateway_adapters.google.embeddings import batch_request, embed_tap
 from gateway_adapters.google.failures import classify
 from gateway_adapters.google.signatures import Signatures
 from gateway_adapters.rows import suggestion
@@ -148,7 +148,7 @@ class Google:
             kind = GoogleStreamTap if streamed else GoogleWholeTap
             return kind(call, head, self._signatures, secret=self._secret)
         if call.dialect is Dialect.OPENAI_EMBEDDINGS:
-            return EmbeddingsTap(call, head)
+            return embed_tap(call, head)
         return GeminiSSETap() if streamed else GeminiJSONTap(call.dialect)
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:

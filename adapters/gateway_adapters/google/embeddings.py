@@ -1,31 +1,25 @@
-"""Embeddings asked for in Google's words, and what it answers in OpenAI's.
+"""Embeddings asked for in Google's words, and what it answers.
 
-The Gemini API takes a batch in `batchEmbedContents` and reports no usage; Vertex AI takes one in `predict` and counts
-the tokens of each text. Neither takes text as token numbers.
+The Gemini API takes a batch in `batchEmbedContents` and mostly reports no usage; Vertex AI takes one in `predict` and
+counts the tokens of each text.
 
 Source: the references of the Gemini API (batchEmbedContents) and of Vertex AI (text embeddings).
 """
 
-import base64
-import sys
-from array import array
 from typing import Final
 
 import msgspec
 
-from gateway.api import BadRequest, Call, ResponseHead, Usage, parse_gemini_usage
-from gateway_adapters.chat_answer import BYTES_PER_TOKEN, BrokenAnswer, GatheredTap, unreadable
-from gateway_adapters.chat_request import NONE, decode_body, dropped_members
+from gateway.api import Call, ResponseHead, parse_gemini_usage
+from gateway_adapters.chat_request import NONE, decode_body, dropped_members, members_of
+from gateway_adapters.embeddings import READ, Embedded, EmbedRequest, EmbedTap, read_embed_request
 
-_CARRIED: Final = frozenset({"input", "dimensions", "encoding_format", "task_type"})
-_TEXTS_MAX: Final = 2048
-_NUMBERS: Final = "Google embeds text, not token numbers: send `input` as a string or as a list of strings."
+_CARRIED: Final = READ | {"task_type"}
 
 
-class _Request(msgspec.Struct):
-    input: str | list[str | int | list[int]] = ""
-    dimensions: int | None = None
-    encoding_format: str | None = None
+class _Own(msgspec.Struct):
+    """What a caller may say besides what OpenAI's may."""
+
     task_type: str | None = None
 
 
@@ -34,7 +28,7 @@ class _Statistics(msgspec.Struct):
 
 
 class _Embedding(msgspec.Struct):
-    values: msgspec.Raw = NONE
+    values: msgspec.Raw
     statistics: _Statistics | None = None
 
 
@@ -48,10 +42,8 @@ class _Answer(msgspec.Struct):
     usageMetadata: msgspec.Raw = NONE  # noqa: N815 - Google's name
 
 
-_decode_request = msgspec.json.Decoder(_Request).decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_own = msgspec.json.Decoder(_Own).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
-_decode_vector = msgspec.json.Decoder(list[float]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -61,14 +53,14 @@ def batch_request(call: Call, resource: str) -> tuple[bytes, tuple[str, ...]]:
     Raises:
         BadRequest: the request is malformed, or asks for the embeddings of token numbers.
     """
-    request, texts, dropped = _read(call)
+    request, task_type, dropped = _read(call)
     requests: list[dict[str, object]] = []
-    for text in texts:
+    for text in request.texts:
         one: dict[str, object] = {"model": resource, "content": {"parts": [{"text": text}]}}
         if request.dimensions is not None:
             one["outputDimensionality"] = request.dimensions
-        if request.task_type is not None:
-            one["taskType"] = request.task_type
+        if task_type is not None:
+            one["taskType"] = task_type
         requests.append(one)
     return _encode({"requests": requests}), dropped
 
@@ -79,62 +71,30 @@ def predict_request(call: Call) -> tuple[bytes, tuple[str, ...]]:
     Raises:
         BadRequest: as `batch_request`.
     """
-    request, texts, dropped = _read(call)
-    kind = {} if request.task_type is None else {"task_type": request.task_type}
-    body: dict[str, object] = {"instances": [{"content": text, **kind} for text in texts]}
+    request, task_type, dropped = _read(call)
+    kind = {} if task_type is None else {"task_type": task_type}
+    body: dict[str, object] = {"instances": [{"content": text, **kind} for text in request.texts]}
     if request.dimensions is not None:
         body["parameters"] = {"outputDimensionality": request.dimensions}
     return _encode(body), dropped
 
 
-def _read(call: Call) -> tuple[_Request, list[str], tuple[str, ...]]:
-    request: _Request = decode_body(call.body, _decode_request)
-    given = [request.input] if isinstance(request.input, str) else request.input
-    texts = [text for text in given if isinstance(text, str)]
-    if len(texts) != len(given):
-        raise BadRequest(_NUMBERS, param="input", code="unsupported_value")
-    if not 0 < len(texts) <= _TEXTS_MAX:
-        raise BadRequest(f"`input` must have 1 to {_TEXTS_MAX} texts.", param="input", code="invalid_value")
-    if request.encoding_format not in (None, "float", "base64"):
-        raise BadRequest("`encoding_format` must be float or base64.", param="encoding_format", code="invalid_value")
-    return request, texts, dropped_members(_decode_members(call.body), _CARRIED, provider="Google")
+def embed_tap(call: Call, head: ResponseHead) -> EmbedTap:
+    """The watcher for the answer of either."""
+    return EmbedTap(call, head, _read_answer)
 
 
-class EmbeddingsTap(GatheredTap):
-    """Turns either answer into OpenAI's list, its vectors as floats or packed in base64, as the caller asked."""
-
-    def __init__(self, call: Call, head: ResponseHead) -> None:
-        super().__init__(call, head)
-        request = _decode_request(call.body)
-        self._packed = request.encoding_format == "base64"
-        given = [request.input] if isinstance(request.input, str) else request.input
-        self._estimate = max(1, sum(len(text.encode()) for text in given if isinstance(text, str)) // BYTES_PER_TOKEN)
-
-    def delivered(self) -> Usage:
-        return Usage(input_tokens=self._estimate, source="estimated" if self.complete else "partial")
-
-    def _written(self, body: bytes) -> bytes:
-        answer = _decode_answer(body)
-        found = answer.embeddings or [prediction.embeddings for prediction in answer.predictions]
-        if not found:
-            raise BrokenAnswer(unreadable("there are no embeddings in the answer"))
-        counted = sum(round(one.statistics.token_count) for one in found if one.statistics is not None)
-        if counted:
-            self._usage = Usage(input_tokens=counted)
-        elif bytes(answer.usageMetadata):
-            self._usage = parse_gemini_usage(answer.usageMetadata)
-        tokens = self._estimate if self._usage is None else self._usage.input_tokens
-        data = [
-            {"object": "embedding", "index": index, "embedding": packed(one.values) if self._packed else one.values}
-            for index, one in enumerate(found)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return _encode({"object": "list", "data": data, "model": self._model, "usage": usage})
+def _read(call: Call) -> tuple[EmbedRequest, str | None, tuple[str, ...]]:
+    request = read_embed_request(call)
+    own: _Own = decode_body(call.body, _decode_own)
+    return request, own.task_type, dropped_members(members_of(call), _CARRIED, provider="Google")
 
 
-def packed(values: msgspec.Raw) -> str:
-    """A JSON list of numbers as base64 of little-endian float32, as OpenAI packs a vector."""
-    vector = array("f", _decode_vector(values))
-    if sys.byteorder == "big":
-        vector.byteswap()
-    return base64.b64encode(vector.tobytes()).decode("ascii")
+def _read_answer(body: bytes) -> Embedded:
+    answer = _decode_answer(body)
+    found = answer.embeddings or [prediction.embeddings for prediction in answer.predictions]
+    tokens: int | None = sum(round(one.statistics.token_count) for one in found if one.statistics is not None)
+    if not tokens:
+        usage = parse_gemini_usage(answer.usageMetadata) if bytes(answer.usageMetadata) else None
+        tokens = None if usage is None else usage.input_tokens
+    return Embedded([one.values for one in found], tokens)

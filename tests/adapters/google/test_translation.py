@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from gateway.api import BadRequest, Call, Dialect, ResponseHead, peek
 from gateway.wire.sse import FrameScanner
+from gateway_adapters.embeddings import pack
 from gateway_adapters.google.answers import GoogleStreamTap, GoogleWholeTap
 from gateway_adapters.google.chat import generate_request
-from gateway_adapters.google.embeddings import EmbeddingsTap, batch_request, packed
+from gateway_adapters.google.embeddings import batch_request, embed_tap
 from gateway_adapters.google.failures import failure_inside
 from gateway_adapters.google.signatures import Signatures
 
@@ -173,7 +174,7 @@ def test_no_bytes_of_a_provider_raise(data: bytes) -> None:
     stream.feed(data)
     stream.feed(b"data: " + data + b"\n\n")
     stream.end()
-    for tap in (GoogleWholeTap(call_of(b"{}"), HEAD, Signatures()), EmbeddingsTap(call_of(b'{"input":"x"}'), HEAD)):
+    for tap in (GoogleWholeTap(call_of(b"{}"), HEAD, Signatures()), embed_tap(call_of(b'{"input":"x"}'), HEAD)):
         tap.feed(data)
         tap.end()
         assert tap.complete is (tap.failure is None)
@@ -183,7 +184,7 @@ def test_no_bytes_of_a_provider_raise(data: bytes) -> None:
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8))
 def test_vectors_are_packed_as_openai_packs_them(vector: list[float]) -> None:
     """Case 9."""
-    text = packed(msgspec.Raw(msgspec.json.encode(vector)))
+    text = pack(msgspec.Raw(msgspec.json.encode(vector)))
 
     assert list(struct.unpack(f"<{len(vector)}f", base64.b64decode(text))) == vector
 
