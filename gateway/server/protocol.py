@@ -13,6 +13,8 @@ Rules:
   drained, and is told once when the caller is gone.
 - Header values come from our own HTTP parser or from this program, so they hold no line ends; `start` does not
   check them again.
+- What is no request is refused behind the answers that are under way, never among their bytes: a caller would take
+  the refusal for a part of one of them, and a proxy on its way for the answer to somebody else.
 
 Idle keep-alive connections are closed by one sweep a second (`sweep_idle`) instead of a timer for each response.
 """
@@ -49,8 +51,14 @@ HIGH_WATER_BYTES = 32 * 1024
 _LAST_CHUNK = b"0\r\n\r\n"
 _FULL = "This gateway has as many connections as it may have. Try again shortly."
 _HEAD_TOO_LARGE = "The request's headers are larger than this gateway accepts."
+_NOT_HTTP = "The request is not valid HTTP/1.1."
+_ONE_HOST = "The request must name its host, once."
 
 _new_id = RequestIds(SystemClock()).make
+
+
+class _RefusedError(Exception):
+    """Stops the parser at a head that was refused: nothing behind it may be read as a part of another request."""
 
 
 class Listener(Protocol):
@@ -217,6 +225,10 @@ class DirectProtocol(HttpToolsProtocol):
         #: Loop time since when no request is under way; 0 while one is.
         self.idle_since_s = 0.0
         self._in_head = False
+        #: Nothing is read any more: the connection ends with the answers under way.
+        self._refused = False
+        #: `Host` headers in the head under way.
+        self._hosts = 0
         #: Of the head under way, and of the latest read; and whether a request ended in that.
         self._head_bytes = 0
         self._read_bytes = 0
@@ -243,6 +255,8 @@ class DirectProtocol(HttpToolsProtocol):
                 listener.gone()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._read_bytes = len(data)
         self._ended = False
         if self._in_head:
@@ -263,7 +277,7 @@ class DirectProtocol(HttpToolsProtocol):
                 # As uvicorn has it: what follows a request that is the connection's last is nobody's fault.
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             except httptools.HttpParserError as error:
-                self._refuse(400, "The request is not valid HTTP/1.1.", detail=str(error))
+                self._refuse(400, _NOT_HTTP, detail=str(error))
                 return
             else:
                 break
@@ -312,8 +326,12 @@ class DirectProtocol(HttpToolsProtocol):
         code: str | None = None,
         detail: str = "",
     ) -> None:
-        """Answer a request that never became one, and close."""
-        if self.transport.is_closing():
+        """Answer what never became a request, and close; behind other answers only close."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        if self._ends_by_itself():
+            log.info("a request of %s behind another is refused with %d: %s", self.client, status, detail or message)
             return
         request_id = _new_id()
         log.info("request %s of %s refused with %d: %s", request_id, self.client, status, detail or message)
@@ -333,14 +351,44 @@ class DirectProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
 
+    def _ends_by_itself(self) -> bool:
+        """Whether answers are under way that a refusal must not be written among; the connection ends with them."""
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and not cycle.more_body and not _is_ending(cycle)):
+            return False
+        if not cycle.more_body or _is_ending(cycle):
+            # The one that is refused came behind it.
+            cycle.keep_alive = False
+        elif cycle.response_complete:
+            self.transport.close()
+        elif cycle.response_started or self.pipeline:
+            # Its own body is broken, too late to say so.
+            self.transport.abort()
+        else:
+            return False
+        return True
+
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._hosts = 0
         # Where another request ended in the same read, it is not known how much of it is this one's.
         self._head_bytes = 0 if self._ended else self._read_bytes
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):
+            # RFC 9112, section 3.2: who passes such a request on may have read another host than who answers it.
+            self._refuse(400, _ONE_HOST)
+            raise _RefusedError
         if self.parser.should_upgrade():
             # `data_received` hears of it next, and asks once more without.
             return
@@ -348,6 +396,7 @@ class DirectProtocol(HttpToolsProtocol):
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
                 self._refuse(431, _HEAD_TOO_LARGE)
+                raise _RefusedError
         if self.transport.is_closing():
             return
         parser = self.parser
@@ -389,9 +438,10 @@ class DirectProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._ended = True
         cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
+        if cycle is not None:
             cycle.more_body = False
-            cycle.message_event.set()
+            if not cycle.response_complete:
+                cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1

@@ -229,6 +229,8 @@ async def test_a_head_without_an_end_is_cut_off(stage):
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nx: a\r\n b\r\ncontent-length: 0\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nx: a\0b\r\ncontent-length: 0\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\nhost: g\n\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 0\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"SSH-2.0-OpenSSH_9.9\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",

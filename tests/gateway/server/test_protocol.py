@@ -214,8 +214,12 @@ async def test_a_wish_for_another_protocol_is_left_unheard(log, size):
     ("request_", "status"),
     [
         (b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n", b"405"),
-        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nx: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n", b"431"),
+        (b"POST / HTTP/1.1\r\nhost: g\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: g\r\nHost: g\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.0\r\nhost: g\r\nhost: h\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: g\r\nx: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n", b"431"),
     ],
 )
 async def test_what_is_no_request_is_refused_with_a_request_id(log, request_, status):
@@ -228,6 +232,119 @@ async def test_what_is_no_request_is_refused_with_a_request_id(log, request_, st
     assert closed == ("caller", b"closed")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert b"x-request-id: " + json.loads(body)["error"]["request_id"].encode() in head
+
+
+async def test_http_1_0_needs_no_host(log):
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()))
+
+    caller.protocol.data_received(b"GET /old HTTP/1.0\r\n\r\n")
+    await turns()
+
+    assert b"/old" in log[0][1]
+
+
+NO_HTTP = [
+    pytest.param(b"\0no request\r\n\r\n", id="not HTTP"),
+    pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no host"),
+    pytest.param(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody", id="no host, but a body"),
+    pytest.param(
+        b"POST / HTTP/1.1\r\nhost: g\r\nx: %b\r\ncontent-length: 4\r\n\r\nbody" % (b"a" * HEAD_BYTES_MAX),
+        id="too large",
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", NO_HTTP)
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_refusal_is_never_written_among_another_answer(log, bad, pieces):
+    """Nor taken for the answer to the request before: that one ends as it would have, and the connection with it."""
+    going = asyncio.Event()
+    seen: list[tuple[str, bytes | None]] = []
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        seen.append((path, cycle.take_body()))
+        cycle.start(200, [], chunked=True)
+        cycle.write(b"one")
+        await going.wait()
+        cycle.end(b"two")
+
+    caller = Caller(log, respond)
+    caller.ask(b"1")
+    await turns()
+    step = -(-len(bad) // pieces)
+    for start in range(0, len(bad), step):
+        caller.protocol.data_received(bad[start : start + step])
+    caller.ask(b"never")
+    await turns()
+    assert len(log) == 1
+    going.set()
+    await turns()
+
+    assert seen == [("/1", b"{}")]
+    assert [data for _, data in log[1:]] == [b"3\r\ntwo\r\n0\r\n\r\n", b"closed"]
+
+
+@pytest.mark.parametrize("bad", NO_HTTP)
+async def test_answers_before_a_refusal_are_all_given(log, bad):
+    seen: list[bytes | None] = []
+
+    def respond(cycle: DirectCycle, path: str) -> None:
+        seen.append(cycle.take_body())
+        finish(cycle, path.encode())
+
+    caller = Caller(log, respond)
+    caller.protocol.data_received(REQUEST % b"1" + REQUEST % b"2" + bad)
+    await turns(20)
+
+    assert seen == [b"{}", b"{}"]
+    assert [data.partition(b"\r\n\r\n")[2] for _, data in log[:-1]] == [b"/1", b"/2"]
+    assert log[-1] == ("caller", b"closed")
+
+
+@pytest.mark.parametrize("bad", NO_HTTP)
+async def test_a_refusal_after_an_answer_is_said(log, bad):
+    """An answer that came before its request's body did is over all the same."""
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()))
+    caller.protocol.data_received((REQUEST % b"early")[:-2])
+    await turns()
+    caller.protocol.data_received(b"{}")
+
+    caller.protocol.data_received(bad)
+
+    assert [data[:12] for _, data in log] == [b"HTTP/1.1 200", b"HTTP/1.1 4" + log[1][1][10:12], b"closed"]
+
+
+BROKEN = b"POST /broken HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("said", "written"), [(b"", [b"HTTP/1.1 400"]), (b"half", [b"HTTP/1.1 200"])])
+async def test_a_broken_body_is_refused_while_nothing_was_said_and_cut_off_after(log, said, written):
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        if said:
+            cycle.start(200, [], chunked=True)
+            cycle.write(said)
+        await asyncio.get_running_loop().create_future()
+
+    caller = Caller(log, respond)
+    caller.protocol.data_received(BROKEN)
+    await turns()
+    caller.protocol.data_received(b"zz\r\n")
+    await turns()
+
+    assert [data[:12] for _, data in log] == [*written, b"closed"]
+    for cycle_task in list(caller.protocol.tasks):
+        cycle_task.cancel()
+    await turns()
+
+
+async def test_a_broken_body_behind_an_answer_that_is_complete_only_closes(log):
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()))
+    caller.protocol.data_received(BROKEN)
+    await turns()
+
+    caller.protocol.data_received(b"zz\r\n")
+
+    assert [data[:12] for _, data in log] == [b"HTTP/1.1 200", b"closed"]
 
 
 async def test_one_connection_more_than_there_may_be_is_told_so_and_closed(log):
@@ -253,7 +370,7 @@ async def test_one_connection_more_than_there_may_be_is_told_so_and_closed(log):
 @pytest.mark.parametrize("cut", [1, 20, 50])
 async def test_a_body_is_not_counted_as_the_next_request_s_head(log, cut):
     body = b"a" * (2 * HEAD_BYTES_MAX)
-    first = b"POST /first HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    first = b"POST /first HTTP/1.1\r\nhost: gateway\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     second = REQUEST % b"second"
     caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()))
 
