@@ -104,11 +104,11 @@ class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
 
 
-def mint(environment: str, *, pepper: bytes) -> NewKey:
-    """Make a new key."""
+def mint(environment: str, *, pepper: bytes, key_id: str | None = None) -> NewKey:
+    """Make a new key, or another text for the one of that id."""
     if environment not in ENVIRONMENTS:
         raise ValueError(f"environment is one of {', '.join(ENVIRONMENTS)}, not {environment!r}")
-    key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(ID_LENGTH))
+    key_id = key_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(ID_LENGTH))
     secret = secrets.token_urlsafe(32)
     text = f"gw_{environment}_{key_id}{secret}"
     return NewKey(id=key_id, text=text, digest=digest(text, pepper=pepper), last_four=text[-4:])

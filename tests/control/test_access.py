@@ -77,9 +77,16 @@ async def make_person(owner: Caller) -> dict[str, object]:
     return {"user_id": other.user_id}
 
 
+async def make_key(owner: Caller) -> dict[str, object]:
+    """A key of the caller's account."""
+    return {"key_id": (await owner.key()).key_id}
+
+
 async def name_role(owner: Caller) -> dict[str, object]:
     return {"role": "developer"}
 
+
+SIX_LIMITS = {f"{unit}_per_{window}": 1 for unit in ("requests", "tokens") for window in ("minute", "hour", "day")}
 
 CASES: dict[str, Case] = {
     "GET /": Case("public"),
@@ -110,7 +117,26 @@ CASES: dict[str, Case] = {
     "GET /user/credit-transactions": Case("user"),
     "GET /user/activity/stats": Case("user"),
     "GET /user/activity/log": Case("user"),
+    "GET /user/api-keys": Case("user"),
+    "POST /user/api-keys": Case("developer", {"key_name": "another"}),
+    "GET /user/api-keys/{key_id}": Case("user", make=make_key),
+    "PUT /user/api-keys/{key_id}": Case("developer", {"key_name": "another"}, make_key),
+    "DELETE /user/api-keys/{key_id}": Case("developer", {"confirmation": "DELETE_KEY"}, make_key),
+    "POST /user/api-keys/{key_id}/rotate": Case("developer", {}, make_key),
+    "POST /user/api-keys/rotate": Case("developer", {}),
+    "GET /user/api-keys/usage": Case("user"),
+    "GET /user/api-keys/{key_id}/usage": Case("user", make=make_key),
     "GET /user/api-keys/audit-logs": Case("user"),
+    "GET /user/rate-limits": Case("user"),
+    "PUT /user/rate-limits/{key_id}": Case("developer", SIX_LIMITS, make_key),
+    "POST /user/rate-limits/bulk-update": Case("developer", {"updates": [{"key_id": "nobody's", **SIX_LIMITS}]}),
+    "GET /user/rate-limits/usage/{key_id}": Case("user", make=make_key),
+    "GET /admin/rate-limits/system": Case("admin"),
+    "GET /admin/rate-limits/alerts": Case("admin"),
+    **{
+        f"POST {path}": Case("admin", {"account_id": 2**62, "plan_id": "free"})
+        for path in ("/admin/assign-plan", "/plans/assign")
+    },
     "GET /user/audit-logs": Case("user"),
     "GET /user/audit-logs/export": Case("user"),
     "GET /teams": Case("user"),

@@ -2,13 +2,31 @@
 
 from typing import Final
 
-from gateway.control.accounts import activity, auth, redirects, roles, teams, trail, users
+from gateway.control.accounts import (
+    activity,
+    auth,
+    key_usage,
+    keys,
+    plans,
+    rate_limits,
+    redirects,
+    roles,
+    rotation,
+    teams,
+    trail,
+    users,
+)
 from gateway.control.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *auth.ROUTES,
     *redirects.ROUTES,
     *users.ROUTES,
+    *keys.ROUTES,
+    *rotation.ROUTES,
+    *key_usage.ROUTES,
+    *rate_limits.ROUTES,
+    *plans.ROUTES,
     *activity.ROUTES,
     *teams.ROUTES,
     *roles.ROUTES,
