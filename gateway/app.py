@@ -57,6 +57,7 @@ from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.poller import Poller
 from gateway.registry import Registry
 from gateway.repricing import Prices
+from gateway.routing.crowd import PRIORITIES
 from gateway.routing.router import Router
 from gateway.settings import Plan, Settings
 from gateway.telemetry import Telemetry
@@ -157,6 +158,7 @@ def create_app(
             deps.tasks.spawn(deps.holds.renew_forever(), name="renew holds")
             deps.tasks.spawn(replay.replay_forever(), name="replay journals")
             deps.tasks.spawn(replay.sync_forever(), name="sync the journal")
+            loop_lag.watch(lambda lag_s: deps.router.shedding.look(lag_s, int(deps.telemetry.in_flight[0])))
             loop_lag.start()
             stack.callback(loop_lag.stop)
             if link is not None:
@@ -297,6 +299,7 @@ def _deps(
             clock=clock,
             plans={name: _limits(plan) for name, plan in settings.plans.items()},
             trusted=parse_networks(settings.server.trusted_proxies),
+            priorities={name: PRIORITIES[plan.priority] for name, plan in settings.plans.items()},
         ),
         offers=offers,
         providers=registry.providers,
@@ -340,6 +343,9 @@ def _show_health(router: Router, telemetry: Telemetry, clock: Clock) -> None:
         telemetry.set_breaker(provider, state)
     for provider, out in router.health.keys_out(clock.monotonic()).items():
         telemetry.set_keys_out(provider, out)
+    for provider, limit in router.health.limits().items():
+        telemetry.set_limit(provider, limit)
+    telemetry.in_flight_bound.set((), router.shedding.bound)
     telemetry.retries_refused[0] = router.budget.refused
 
 

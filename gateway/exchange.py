@@ -73,6 +73,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     limits: bytes
     #: What it may be used for, where that is less than everything.
     constraints: "Constraints | None" = None
+    #: How much it matters where there is not room for everybody: 0 low, 1 normal, 2 high.
+    priority: int = 1
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,15 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     development: bool = True
 
 
+class Overload(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a worker refuses requests that it could only serve late; see `routing/shedding.py`."""
+
+    #: The event loop is late when it is so late for a second; 0: it never is.
+    lag_s: Annotated[float, Meta(ge=0)] = 0.5
+    #: Requests in flight in each worker, however well it does.
+    requests_max: Positive = 16384
+
+
 class Cors(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Browsers. Off unless origins are named; `["*"]` allows any."""
 
@@ -204,6 +213,21 @@ class Hedging(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     least_s: Seconds = 0.05
 
 
+class Concurrency(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many requests an offer takes at a time; found out by how it answers, see `routing/crowd.py`."""
+
+    #: False: as many as come.
+    adaptive: bool = True
+    #: No limit is lower; none is higher than `upstream.connections_max`.
+    least: Positive = 4
+    #: Slow is what takes so many times as long as it did with room to spare, and longer than this.
+    tolerance: Annotated[float, Meta(ge=1.5)] = 3.0
+    slow_s: Seconds = 2.0
+    #: How long a request waits for a place; those of the highest priority wait ten times as long. And how many wait.
+    wait_s: Seconds = 1.0
+    waiting_max: Positive = 1024
+
+
 class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Several offers for one model, and what happens when one fails."""
 
@@ -219,6 +243,7 @@ class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     breaker: Breaker = Breaker()
     holdback: Holdback = Holdback()
     hedging: Hedging = Hedging()
+    concurrency: Concurrency = Concurrency()
 
 
 class Objects(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -473,6 +498,9 @@ class Plan(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     burst: Limit | None = None
     #: Requests in flight.
     concurrency: Limit | None = None
+    #: Whose requests are served first, and refused last, where there is not room for all. Keys that are not live have
+    #: the one below.
+    priority: Literal["low", "normal", "high"] = "normal"
 
 
 #: The plan of accounts that are not limited. It has no row.
@@ -482,12 +510,14 @@ NO_PLAN = "none"
 #: `config/plans.toml` says the same for people, and is where to change it.
 PLANS: dict[str, Plan] = {
     NO_PLAN: Plan(
+        priority="low",
         requests_per_day=100,
         requests_per_month=1_000,
         tokens_per_day=10_000,
         tokens_per_month=100_000,
     ),
     "free": Plan(
+        priority="low",
         requests_per_day=1_000,
         requests_per_month=10_000,
         tokens_per_day=100_000,
@@ -513,6 +543,7 @@ PLANS: dict[str, Plan] = {
         concurrency=50,
     ),
     "customize": Plan(
+        priority="high",
         requests_per_day=1_000_000,
         requests_per_month=30_000_000,
         tokens_per_day=100_000_000,
@@ -526,6 +557,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
     server: Server = Server()
+    overload: Overload = Overload()
     cors: Cors = Cors()
     auth: Auth = Auth()
     database: Database = Database()

@@ -179,6 +179,10 @@ class Telemetry:
         """Count a second try beside a first one, and whether it was the one that answered."""
         self._hedges[won][0] += 1
 
+    def count_shed(self, by: Literal["worker", "provider"], priority: str) -> None:
+        """Count a request that was refused because the worker, or all providers of its model, had no room for it."""
+        self._shed.add((by, priority))
+
     def count_refusal(self, scope: str, limit: str) -> None:
         """Count a request that did not get past a limit: which one (requests, tokens, concurrency, budget, credit)
         and whose (account, key, model).
@@ -192,6 +196,10 @@ class Telemetry:
     def set_keys_out(self, provider: str, count: int) -> None:
         """Show how many keys of a provider are out of use. Of several workers, the one with the most counts."""
         self._keys_out.set((provider if provider in self._providers else OTHER,), count)
+
+    def set_limit(self, provider: str, limit: int) -> None:
+        """Show how many requests at a time a provider takes. Of several workers, the lowest counts."""
+        self._limits.set((provider if provider in self._providers else OTHER,), limit)
 
     def set_pool(self, *, size: int, in_use: int, waiting: int) -> None:
         """Show this process's database connections, and how many tasks wait for one."""
@@ -235,6 +243,20 @@ class Telemetry:
             ("won",),
         )
         self._hedges = (hedges.cell("no"), hedges.cell("yes"))
+        self._shed = registry.counter(
+            "gateway_shed_total",
+            "Requests refused because there was no room: by whom, and the priority of the key.",
+            ("by", "priority"),
+        )
+        self.in_flight_bound = registry.gauge(
+            "gateway_in_flight_bound", "Requests that a worker lets in now; the lowest of all workers.", mode="min"
+        )
+        self._limits = registry.gauge(
+            "gateway_provider_concurrency_limit",
+            "Requests at a time that a provider was found to take, where that is known: of its most limited model.",
+            ("provider",),
+            mode="min",
+        )
         self._breakers = registry.gauge(
             "gateway_breaker_state",
             "Circuit breakers: 0 closed, 1 half open, 2 open; the worst of all workers.",

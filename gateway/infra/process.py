@@ -7,6 +7,7 @@ left out. Over several workers the figures are sums, so `process_*` speaks of th
 import asyncio
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.infra.clock import Clock
@@ -54,6 +55,11 @@ class LoopLag:
         self._interval_s = interval_s
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
+        self._watchers: list[Callable[[float], None]] = []
+
+    def watch(self, tell: Callable[[float], None]) -> None:
+        """Tell each measurement, in seconds."""
+        self._watchers.append(tell)
 
     def start(self) -> None:
         """Begin to measure."""
@@ -69,7 +75,10 @@ class LoopLag:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now_s = loop.time()
-        self._observations.observe(max(0.0, now_s - self._due_s))
+        lag_s = max(0.0, now_s - self._due_s)
+        self._observations.observe(lag_s)
+        for tell in self._watchers:
+            tell(lag_s)
         self._due_s = now_s + self._interval_s
         self._timer = loop.call_at(self._due_s, self._tick, loop)
 

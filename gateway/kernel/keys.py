@@ -130,7 +130,9 @@ def public_id(text: str) -> str | None:
 class _Entry:
     __slots__ = ("checked_s", "principal", "record")
 
-    def __init__(self, record: KeyRecord, checked_s: float, plan: Limits, trusted: tuple[Network, ...]) -> None:
+    def __init__(
+        self, record: KeyRecord, checked_s: float, plan: Limits, *, priority: int, trusted: tuple[Network, ...]
+    ) -> None:
         self.record = record
         self.checked_s = checked_s
         self.principal = Principal(
@@ -152,6 +154,8 @@ class _Entry:
                 providers=record.providers,
                 trusted=trusted,
             ),
+            # What is tried out gives way to what is in use.
+            priority=priority if record.environment == "live" else max(0, priority - 1),
         )
 
 
@@ -170,12 +174,15 @@ class KeyRing:
         clock: Clock,
         plans: Mapping[str, Limits] = MappingProxyType({}),
         trusted: tuple[Network, ...] = (),
+        priorities: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """`plans` are the limits of each plan, by name. One that is not in it has those of `none`; `unlimited` has
-        none. `trusted` proxies are believed about their callers' addresses.
+        none. `trusted` proxies are believed about their callers' addresses. `priorities` say how much the accounts of
+        a plan matter; one that is not in it is normal.
         """
         self._plans = plans
         self._trusted = trusted
+        self._priorities = priorities
         self._settings = settings
         self._pepper = pepper
         self._fetch = fetch
@@ -315,7 +322,19 @@ class KeyRing:
     async def _read(self, key_id: str) -> _Entry | None:
         asked_s = self._clock.monotonic()
         record = await self._fetch(key_id)
-        return None if record is None else _Entry(record, asked_s, self._plan(record.plan), self._trusted)
+        if record is None:
+            return None
+        return _Entry(
+            record,
+            asked_s,
+            self._plan(record.plan),
+            priority=self._priority(record.plan),
+            trusted=self._trusted,
+        )
+
+    def _priority(self, name: str) -> int:
+        known = name if name == UNLIMITED or name in self._plans else NO_PLAN
+        return self._priorities.get(known, 1)
 
     def _plan(self, name: str) -> Limits:
         if name == UNLIMITED:

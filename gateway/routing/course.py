@@ -108,7 +108,7 @@ class Course:
         """Where to begin; there is always somewhere."""
         own = self.group
         candidate = choose(own, own.candidates, self._asked, now_s, self._chance)
-        if candidate.health.admits(now_s):
+        if candidate.health.admits(now_s) and not candidate.health.is_full:
             # The usual case: nobody else need be looked at.
             return self._step(candidate, now_s)
         step = self._next(now_s)
@@ -169,14 +169,16 @@ class Course:
         return self.attempts < self._rules.attempts_max and now_s - self._started_s < self._rules.deadline_s
 
     def _next(self, now_s: float) -> Step | None:
-        """The best of what is left: what is well, group by group; then what is not."""
+        """The best of what is left: what is well and has room, group by group; then what has none; then the rest."""
         spent = self._spent
-        for well in (True, False):
+        for well, roomy in ((True, True), (True, False), (False, False)):
             for group in self._groups:
                 left = [
                     candidate
                     for candidate in group.candidates
-                    if candidate not in spent and (not well or candidate.health.admits(now_s))
+                    if candidate not in spent
+                    and (not well or candidate.health.admits(now_s))
+                    and not (roomy and candidate.health.is_full)
                 ]
                 if left:
                     self.group = group
@@ -264,6 +266,8 @@ def end(step: Step) -> None:
     health = step.candidate.health
     health.outstanding -= 1
     step.key.outstanding -= 1
+    if health.crowd.waiting:
+        health.crowd.wake(health.outstanding)
     if step.probe:
         health.breaker.leave(probe=True)
         step.probe = False

@@ -12,9 +12,11 @@ Rules:
 from typing import Final
 
 from gateway.routing.breaker import Breaker, BreakerRules, State
+from gateway.routing.crowd import Crowd, CrowdRules
 from gateway.routing.ewma import PeakEwma, RateEwma, UsualTime
 
 OFFERS_MAX: Final = 8192
+_CROWD: Final = CrowdRules()
 
 
 class KeyHealth:
@@ -51,11 +53,12 @@ class ProviderHealth:
 class OfferHealth:
     """A model at a provider."""
 
-    __slots__ = ("breaker", "cooling", "first_token", "heads", "outstanding", "provider", "rate", "total")
+    __slots__ = ("breaker", "cooling", "crowd", "first_token", "heads", "outstanding", "provider", "rate", "total")
 
-    def __init__(self, provider: ProviderHealth, rules: BreakerRules) -> None:
+    def __init__(self, provider: ProviderHealth, rules: BreakerRules, crowd: CrowdRules = _CROWD) -> None:
         self.provider = provider
         self.breaker = Breaker(rules)
+        self.crowd = Crowd(crowd)
         self.outstanding = 0
         #: Until when a key is not to be used for this offer, by its number.
         self.cooling: dict[int, float] = {}
@@ -83,6 +86,11 @@ class OfferHealth:
                 return True
         return False
 
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request would be more than the offer is known to take."""
+        return self.outstanding + self.crowd.given >= self.crowd.limit
+
     def key_for(self, now_s: float, *, tried: frozenset[int]) -> KeyHealth:
         """The best key: one that can be used before one that can't, least outstanding first, in turn among equals."""
         keys = self.provider.keys
@@ -107,8 +115,9 @@ class OfferHealth:
 class Health:
     """Everything that is remembered, in one worker."""
 
-    def __init__(self, rules: BreakerRules) -> None:
+    def __init__(self, rules: BreakerRules, crowd: CrowdRules = _CROWD) -> None:
         self._rules = rules
+        self._crowd = crowd
         self._offers: dict[tuple[str, str], OfferHealth] = {}
         self._providers: dict[str, ProviderHealth] = {}
 
@@ -128,7 +137,7 @@ class Health:
                 self._offers = {name: offer for name, offer in self._offers.items() if not offer.is_well}
                 while len(self._offers) >= OFFERS_MAX:
                     del self._offers[next(iter(self._offers))]
-            found = self._offers[model, provider] = OfferHealth(self._providers[provider], self._rules)
+            found = self._offers[model, provider] = OfferHealth(self._providers[provider], self._rules, self._crowd)
         return found
 
     def worst(self) -> dict[str, State]:
@@ -137,6 +146,14 @@ class Health:
         for (_, provider), offer in self._offers.items():
             states[provider] = max(states[provider], offer.breaker.state)
         return states
+
+    def limits(self) -> dict[str, int]:
+        """The lowest limit of requests under way among each provider's offers; those without are left out."""
+        limits: dict[str, int] = {}
+        for (_, provider), offer in self._offers.items():
+            if offer.crowd.limit < self._crowd.most:
+                limits[provider] = min(offer.crowd.limit, limits.get(provider, offer.crowd.limit))
+        return limits
 
     def keys_out(self, now_s: float) -> dict[str, int]:
         """How many keys of each provider are out of use."""

@@ -11,12 +11,14 @@ from gateway.routing.breaker import BreakerRules
 from gateway.routing.budget import BudgetRules, RetryBudget
 from gateway.routing.choose import Chance
 from gateway.routing.course import CourseRules
+from gateway.routing.crowd import CrowdRules
 from gateway.routing.health import Health
 from gateway.routing.hedge import HedgeBudget, HedgeRules
 from gateway.routing.holdback import Holdback
 from gateway.routing.lessons import Lessons
 from gateway.routing.menu import Menus
 from gateway.routing.pinned import FreeMenus
+from gateway.routing.shedding import Shedding, SheddingRules
 from gateway.settings import Settings
 from gateway.wire.dialects import Dialect
 
@@ -38,6 +40,7 @@ class Router:
     budget: RetryBudget
     lessons: Lessons
     hedges: HedgeBudget
+    shedding: Shedding
     rules: CourseRules
     settings: Settings
     #: Gives numbers from 0 up to 1.
@@ -56,13 +59,23 @@ class Router:
     ) -> "Router":
         """`dialects` says what each provider speaks, `keys` how many keys it has."""
         retries, breaker = settings.routing.retries, settings.routing.breaker
+        concurrency = settings.routing.concurrency
         health = Health(
             BreakerRules(
                 requests_min=breaker.requests_min,
                 failure_percent=breaker.failure_percent,
                 window_s=breaker.window_s,
                 rest_s=breaker.rest_s,
-            )
+            ),
+            CrowdRules(
+                adaptive=concurrency.adaptive,
+                least=concurrency.least,
+                most=settings.upstream.connections_max,
+                tolerance=concurrency.tolerance,
+                slow_s=concurrency.slow_s,
+                wait_s=concurrency.wait_s,
+                waiting_max=concurrency.waiting_max,
+            ),
         )
         for provider, count in keys.items():
             health.know(provider, keys=count)
@@ -77,6 +90,9 @@ class Router:
             lessons=Lessons(),
             hedges=HedgeBudget(
                 HedgeRules(share=settings.routing.hedging.percent_max / 100, least_s=settings.routing.hedging.least_s)
+            ),
+            shedding=Shedding(
+                SheddingRules(lag_s=settings.overload.lag_s, requests_max=settings.overload.requests_max)
             ),
             rules=CourseRules(
                 attempts_max=retries.attempts_max,

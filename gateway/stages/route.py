@@ -7,6 +7,8 @@ Rules:
 - From here on the caller's connection is watched: one who leaves ends the try under way, the wait before the next
   one, and the request.
 - An offer whose provider can't be told what the call asks for (`BadRequest`) is passed over for one that can.
+- An offer with as many requests under way as it takes is passed over while another has room; where none has, the
+  request waits for a place there, for a moment, and then hears that there is none.
 - When all tries failed, the caller hears of the one that tells it most: a provider's own refusal before our trouble
   in reaching one, that before trouble with our credentials, and that before what a provider could not be told: the
   others may be over when the caller tries again.
@@ -21,11 +23,21 @@ import msgspec
 
 from gateway.deps import Deps, Handler
 from gateway.downstream import open_downstream
-from gateway.errors import BadRequest, CallerGone, GatewayError, UpstreamCredentials, UpstreamError, UpstreamRefused
+from gateway.errors import (
+    BadRequest,
+    CallerGone,
+    GatewayError,
+    Overloaded,
+    UpstreamCredentials,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from gateway.exchange import Exchange
 from gateway.routing.choose import Asked
 from gateway.routing.conversation import conversation_of
 from gateway.routing.course import Course, Failed, Step, begin, end, fail, succeed
+from gateway.routing.crowd import PRIORITY_NAMES
 from gateway.routing.hedge import Hedge
 from gateway.routing.lessons import names_our_field
 from gateway.routing.menu import Menu
@@ -36,6 +48,8 @@ from gateway.wire.dialects import error_status
 
 #: A refusal with this status may be about the model alone.
 _FORBIDDEN: Final = 403
+#: "Service unavailable", and what Anthropic says instead.
+_OVERLOADED: Final = frozenset({503, 529})
 
 
 async def route(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
@@ -93,6 +107,8 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
         if step.wait_s:
             await asyncio.sleep(step.wait_s)
             x.upstream_s = (x.upstream_s or 0.0) + step.wait_s
+        if step.candidate.health.is_full:
+            await _wait(x, step, deps)
         _prepare(x, step, course, deps)
         begin(step)
         if hedged and course is not None:
@@ -108,6 +124,9 @@ async def _travel(x: Exchange, deps: Deps, call_next: Handler) -> None:
                 continue
             failed = _judged(error)
             fail(step, failed, now_s, router.rules)
+            if _is_overload(error):
+                health = step.candidate.health
+                health.crowd.overload(outstanding=health.outstanding, now_s=now_s)
             if x.committed:
                 raise
             heard = error if heard is None or _tells(error) >= _tells(heard) else heard
@@ -161,6 +180,28 @@ def _prepare(x: Exchange, step: Step, course: Course | None, deps: Deps) -> None
             x.timeouts = msgspec.structs.replace(timeouts, first_byte_s=left_s)
 
 
+async def _wait(x: Exchange, step: Step, deps: Deps) -> None:
+    """Wait until there is a place for this try.
+
+    Raises:
+        Overloaded: there was none in time.
+    """
+    assert x.principal is not None
+    health = step.candidate.health
+    asked_s = deps.clock.monotonic()
+    try:
+        await health.crowd.wait(x.principal.priority, chance=deps.router.chance())
+    except Overloaded:
+        deps.telemetry.count_shed("provider", PRIORITY_NAMES[x.principal.priority])
+        raise
+    except asyncio.CancelledError:
+        # It may have been given a place in the same moment.
+        health.crowd.wake(health.outstanding)
+        raise
+    finally:
+        x.upstream_s = (x.upstream_s or 0.0) + deps.clock.monotonic() - asked_s
+
+
 def _hedge(x: Exchange, step: Step, course: Course, deps: Deps) -> Hedge | None:
     """What may be done should this try take long."""
     assert x.call is not None
@@ -176,6 +217,8 @@ def _hedge(x: Exchange, step: Step, course: Course, deps: Deps) -> Hedge | None:
         if not router.hedges.spend():
             return None
         other = course.beside(step, deps.clock.monotonic())
+        if other.candidate.health.is_full:
+            return None
         begin(other)
         return other
 
@@ -228,6 +271,13 @@ def _is_spent(x: Exchange) -> bool:
     return x.call is not None and x.call.upload is not None and x.call.upload.consumed
 
 
+def _is_overload(error: GatewayError) -> bool:
+    """Whether it says that the provider has more to do than it can."""
+    if isinstance(error, UpstreamRefused):
+        return error.status in _OVERLOADED
+    return isinstance(error, UpstreamTimeout)
+
+
 def _judged(error: GatewayError) -> Failed:
     if isinstance(error, UpstreamCredentials):
         model_only = error.refused_status == _FORBIDDEN
@@ -260,12 +310,18 @@ def _remember(x: Exchange, step: Step, course: Course | None, now_s: float) -> N
         # It began well and ended in an error: that says neither that the provider works nor that it does not.
         return
     succeed(step, now_s)
+    health, usage = step.candidate.health, x.usage
+    tokens = 0 if usage is None else usage.output_tokens
+    begun_s = x.first_byte_s if x.streaming else now_s
+    if begun_s is None:
+        return
+    took_s = begun_s - x.sent_s
+    health.crowd.observe(took_s, tokens, stream=x.streaming, outstanding=health.outstanding, now_s=now_s)
     if course is None:
         return
-    health = step.candidate.health
     if not x.streaming:
-        health.total.observe(now_s - x.sent_s, now_s)
-    elif x.first_byte_s is not None:
-        health.first_token.observe(x.first_byte_s - x.sent_s, now_s)
-        if x.usage is not None and x.usage.output_tokens and now_s > x.first_byte_s:
-            health.rate.observe(x.usage.output_tokens / (now_s - x.first_byte_s), now_s)
+        health.total.observe(took_s, now_s)
+        return
+    health.first_token.observe(took_s, now_s)
+    if tokens and now_s > begun_s:
+        health.rate.observe(tokens / (now_s - begun_s), now_s)

@@ -1,0 +1,89 @@
+"""When a worker refuses requests that it could only serve late, and whose: a bound on what is in flight.
+
+How much a worker can do shows in how late its event loop is. While it is late, the bound shrinks, from what was
+really in flight; while it is not, the bound grows again, until there is none but the configured one.
+
+    who matters   is let in up to
+    low           four fifths of the bound
+    normal        the bound
+    high          the configured bound, however late the loop is
+
+Rules:
+- One late turn says nothing: the loop is late when every look of a second found it so.
+- What is refused is refused before its body is read, at a few per cent of what serving it would cost.
+- What is in flight already is never touched.
+"""
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from gateway.errors import Overloaded
+from gateway.routing.crowd import HIGH, LOW
+
+#: The latest looks that must agree; the loop is looked at four times a second.
+LOOKS: Final = 4
+#: No bound is lower.
+LEAST: Final = 16
+#: What those who matter least leave for the others.
+_LOW_SHARE: Final = 0.8
+#: What is left of a bound when it shrinks.
+_SHRINK: Final = 0.7
+
+
+class SheddingRules(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds, as configured."""
+
+    #: Later than this the loop is late; 0: it never is.
+    lag_s: float = 0.5
+    #: As many may be in flight whatever the loop does.
+    requests_max: int = 16384
+
+
+class Shedding:
+    """The bound of one worker."""
+
+    __slots__ = ("_bound", "_lags", "_rules", "free")
+
+    def __init__(self, rules: SheddingRules) -> None:
+        self._rules = rules
+        self._lags: deque[float] = deque(maxlen=LOOKS)
+        self._bound = rules.requests_max
+        #: Up to so many in flight nobody is refused, and nothing else need be asked.
+        self.free = self._share(LOW)
+
+    @property
+    def bound(self) -> int:
+        """How many may be in flight, for those who matter as much as most do."""
+        return self._bound
+
+    def look(self, lag_s: float, in_flight: int) -> None:
+        """The event loop is so late, with so many in flight."""
+        rules = self._rules
+        if not rules.lag_s:
+            return
+        self._lags.append(lag_s)
+        if len(self._lags) == LOOKS and min(self._lags) > rules.lag_s:
+            self._bound = max(min(LEAST, rules.requests_max), int(min(self._bound, in_flight) * _SHRINK))
+            # What follows from it must be seen before it is judged.
+            self._lags.clear()
+        elif lag_s <= rules.lag_s and self._bound < rules.requests_max:
+            self._bound = min(rules.requests_max, self._bound + 1 + self._bound // 16)
+        self.free = self._share(LOW)
+
+    def admit(self, priority: int, in_flight: int, *, chance: float) -> None:
+        """Let a request in; `in_flight` counts it. `chance` (from 0 to 1) spreads those who come back.
+
+        Raises:
+            Overloaded: there is no room for it.
+        """
+        if in_flight > self._share(priority):
+            raise Overloaded(
+                "This gateway has more to do than it can; try again shortly.", retry_after_s=round(1 + chance, 3)
+            )
+
+    def _share(self, priority: int) -> int:
+        if priority >= HIGH:
+            return self._rules.requests_max
+        return int(self._bound * _LOW_SHARE) if priority == LOW else self._bound

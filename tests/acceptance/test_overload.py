@@ -1,0 +1,148 @@
+"""More requests than a provider, or a worker, can take: some are told so at once, and not those who matter most."""
+
+import asyncio
+
+import pytest
+
+from gateway.infra.postgres import Database
+from gateway.kernel.key_store import create_key
+from gateway.settings import Concurrency, Model, Overload, Routing, Settings, Upstream
+from tests.acceptance.answers import ASK, CHAT
+from tests.acceptance.test_routing import Site
+from tests.gateways import PATIENCE_S, PEPPER, Answer
+from tests.upstreams import answer
+
+FREE = {"gpt-x": Model(free=True)}
+
+
+class Counter:
+    """A provider with `places` for requests; more of them wait in it, and all get slower."""
+
+    def __init__(self, *, places: int, service_s: float) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._service_s = service_s
+        self.outstanding = 0
+        self.peaks: list[int] = []
+
+    async def __call__(self, peer) -> None:
+        while True:
+            await peer.receive()
+            self.outstanding += 1
+            self.peaks.append(self.outstanding)
+            try:
+                async with self._places:
+                    await asyncio.sleep(self._service_s)
+            finally:
+                self.outstanding -= 1
+            await peer.send(answer(CHAT))
+
+
+class Gate:
+    """A provider that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def __call__(self, peer) -> None:
+        while True:
+            await peer.receive()
+            await self.open.wait()
+            await peer.send(answer(CHAT))
+
+
+@pytest.fixture
+def site(stage) -> Site:
+    return Site(stage)
+
+
+async def key_of(site: Site, plan: str) -> str:
+    """A key of a new account on this plan."""
+    async with Database(site.gateway.stores.database_dsn, pool_size=1, timeout_s=PATIENCE_S) as database:
+        account_id = await database.fetch_value(
+            "insert into accounts (name, plan) values ($1, $2) returning id", f"overload {plan}", plan
+        )
+        return (await create_key(database, name=plan, pepper=PEPPER.encode(), account_id=account_id)).text
+
+
+def is_told(refused: Answer) -> bool:
+    """Whether it says what an official client needs to come back."""
+    after_s = int(refused.header(b"retry-after") or 0)
+    return refused.status == 503 and refused.error["code"] == "server_is_overloaded" and 1 <= after_s <= 2
+
+
+def settings(**concurrency) -> Settings:
+    return Settings(routing=Routing(concurrency=Concurrency(**concurrency)))
+
+
+async def test_three_times_what_a_provider_can_do(site):
+    """What is too much is refused at once, those who matter most hear nothing of it, and the provider is not buried."""
+    provider = Counter(places=4, service_s=0.1)
+    await site.open(
+        {"only": provider}, models=FREE, settings=settings(tolerance=3.0, slow_s=0.2, wait_s=0.2, least=4)
+    )
+    high = await key_of(site, "customize")
+    answers: dict[str, list[Answer]] = {"high": [], "normal": []}
+
+    async def ask(name: str, **parts) -> None:
+        answers[name].append(await site.ask(**parts))
+
+    for _ in range(10):
+        await site.ask()
+    async with asyncio.TaskGroup() as group:
+        for number in range(900):
+            if number % 10:
+                group.create_task(ask("normal"))
+            else:
+                group.create_task(ask("high", key=high))
+            await asyncio.sleep(1 / 120)
+
+    assert {each.status for each in answers["high"]} == {200}
+    refused = [each for each in answers["normal"] if each.status != 200]
+    assert refused
+    assert all(is_told(each) for each in refused)
+    # Of some three hundred that were too many, fewer than one in ten are at the provider at a time.
+    assert max(provider.peaks[-50:]) < 30
+    metrics = await site.gateway.metrics()
+    assert 'gateway_provider_concurrency_limit{provider="only"}' in metrics
+    assert 'gateway_shed_total{by="provider",priority="normal"}' in metrics
+    assert 'priority="high"' not in metrics
+
+
+async def test_a_provider_that_is_full_is_passed_over_while_another_has_room(site):
+    """The first one takes two; the third request goes to the second provider, as if the first were away."""
+    gate = Gate()
+    await site.open(
+        {"first": gate, "second": gate}, models=FREE, settings=settings_of_connections(2, wait_s=PATIENCE_S)
+    )
+    asking = [asyncio.ensure_future(site.ask()) for _ in range(4)]
+    await site.upstreams["second"].received(2)
+    assert site.asked == {"first": 2, "second": 2}
+
+    # Now all are full: this one waits for a place, and gets it.
+    asking.append(asyncio.ensure_future(site.ask()))
+    gate.open.set()
+    assert [each.status for each in await asyncio.gather(*asking)] == [200] * 5
+
+
+def settings_of_connections(connections_max: int, **concurrency) -> Settings:
+    return Settings(
+        upstream=Upstream(connections_max=connections_max), routing=Routing(concurrency=Concurrency(**concurrency))
+    )
+
+
+async def test_a_worker_that_has_enough_to_do_refuses_those_first_who_matter_least(site):
+    """Two are in flight: a third one is too much for a free plan, not for others, and a fourth is for everybody."""
+    gate = Gate()
+    await site.open({"only": gate}, models=FREE, settings=Settings(overload=Overload(requests_max=3)))
+    low, high = await key_of(site, "free"), await key_of(site, "customize")
+
+    asking = [asyncio.ensure_future(site.ask()) for _ in range(2)]
+    await site.upstreams["only"].received(2)
+    assert is_told(await site.ask(key=low))
+    asking.append(asyncio.ensure_future(site.ask(key=high)))
+    await site.upstreams["only"].received(3)
+    assert is_told(await site.ask(key=high))
+    gate.open.set()
+    assert [each.status for each in await asyncio.gather(*asking)] == [200] * 3
+    assert 'gateway_shed_total{by="worker",priority="low"} 1' in await site.gateway.metrics()
+    assert (await site.ask(ASK, key=low)).status == 200
