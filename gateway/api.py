@@ -24,7 +24,7 @@ from gateway.wire.form import rewrite_form
 from gateway.wire.gemini import GeminiJSONTap, GeminiSSETap, parse_gemini_usage
 from gateway.wire.headers import CREDENTIALS, request_headers
 from gateway.wire.media_taps import JSON_TAPS
-from gateway.wire.peek import Peek, Span, peek, rewrite
+from gateway.wire.peek import Peek, Span, members_among, peek, rewrite
 from gateway.wire.sse import EventTooLong, Frame, FrameScanner
 from gateway.wire.taps import JSONTap, PassTap, SSETap
 from gateway.wire.usage import Usage, normalise, read_report
@@ -89,7 +89,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: Headers
     body: bytes | AsyncIterable[bytes]
     content_length: int | None = None
-    #: Members of the caller's request that this provider can't be told, by name; the caller is told of them.
+    #: Members of the caller's request that this provider can't be told, by name; the caller is told of them, as far
+    #: as names that a caller made up are fit for a header.
     dropped: tuple[str, ...] = ()
 
 
@@ -576,6 +577,7 @@ __all__ = [
     "UpstreamCredentials",
     "UpstreamRequest",
     "Usage",
+    "members_among",
     "normalise",
     "parse_base_url",
     "parse_gemini_usage",

@@ -14,6 +14,7 @@ Source: OpenAI's API reference, "Create chat completion".
 import base64
 import binascii
 import re
+import urllib.parse
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, Literal, NamedTuple, TypeVar
 
@@ -22,9 +23,6 @@ import msgspec
 from gateway.api import BadRequest, Call
 
 NONE: Final = msgspec.Raw(b"")
-#: As many dropped members are named to the caller, those whose names are fit for a header.
-DROPPED_MAX: Final = 32
-_HEADER_WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NOTHING: Final = frozenset({b"", b"null", b"[]", b"{}", b'""'})
 
 #: For the gateway itself, or said in another way by every adapter.
@@ -34,6 +32,7 @@ _UNDERSTOOD: Final = frozenset(
 #: Values that ask for what happens anyway.
 _USUAL: Final[Mapping[str, frozenset[bytes]]] = {
     "n": frozenset({b"1"}),
+    "best_of": frozenset({b"1"}),
     "logprobs": frozenset({b"false"}),
     "top_logprobs": frozenset({b"0"}),
     "store": frozenset({b"false"}),
@@ -49,13 +48,20 @@ _NEEDED: Final = frozenset(
     {"n", "logprobs", "top_logprobs", "audio", "modalities", "functions", "function_call", "web_search_options"}
 )
 
-_MEDIA_TYPES: Final = {
-    b"\x89PNG": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF8": "image/gif",
-    b"RIFF": "image/webp",
-    b"%PDF": "application/pdf",
-}
+#: Base64 digits that show what data is.
+_MAGIC_DIGITS: Final = 32
+_MAGIC: Final = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+    (re.compile(rb"%PDF-"), "application/pdf"),
+)
+#: What some break encoded data into lines with; looked for one by one, which is done in C.
+_BLANKS: Final = ("\n", "\r", " ", "\t")
+#: Where a tool call's arguments are kept that are no object.
+_RAW_ARGUMENTS: Final = "_raw"
+_EMPTY_OBJECT: Final = msgspec.Raw(b"{}")
 
 
 class Function(msgspec.Struct, gc=False):
@@ -240,14 +246,18 @@ def dropped_members(
     """
     dropped: list[str] = []
     for name, raw in members.items():
-        value = bytes(raw)
-        if name in _UNDERSTOOD or name in carried or value in _NOTHING or value in _USUAL.get(name, ()):
+        if name in _UNDERSTOOD or name in carried or says_nothing(name, raw):
             continue
         if name in _NEEDED:
             raise BadRequest(f"`{name}` can't be had from {provider}.", param=name, code="unsupported_parameter")
-        if _HEADER_WORD.fullmatch(name) and len(dropped) < DROPPED_MAX:
-            dropped.append(name)
+        dropped.append(name)
     return tuple(dropped)
+
+
+def says_nothing(name: str, raw: msgspec.Raw) -> bool:
+    """Whether a member asks for what happens anyway."""
+    value = bytes(raw)
+    return value in _NOTHING or value in _USUAL.get(name, ())
 
 
 def tools_of(request: ChatRequest) -> Tools:
@@ -327,37 +337,54 @@ def is_kept(mark: msgspec.Raw) -> bool:
 
 
 def arguments_of(call: ToolCall) -> msgspec.Raw:
-    """A tool call's arguments as the object they should be; what is none is put into one."""
-    text = call.function.arguments or "{}"
+    """A tool call's arguments as the object they should be."""
+    return object_of(call.function.arguments or "")
+
+
+def object_of(arguments: str) -> msgspec.Raw:
+    """Arguments, which are JSON in a text, as the object they should be; what is none is put into one.
+
+    Models do write arguments that are no JSON: history is never a reason to fail.
+    """
+    if not arguments.strip() or arguments == "null":
+        return _EMPTY_OBJECT
+    encoded = arguments.encode("utf-8", "replace")
     try:
-        _decode_object(text)
+        _decode_object(encoded)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return msgspec.Raw(_encode({"_raw": text}) if text.strip() else b"{}")
-    return msgspec.Raw(text.encode())
+        return msgspec.Raw(_encode({_RAW_ARGUMENTS: encoded.decode()}))
+    return msgspec.Raw(encoded)
 
 
-def data_of(url: str) -> tuple[str, str] | None:
-    """Media type and base64 text of a `data:` URL, or None for another URL.
+def data_of(url: str, *, param: str = "messages") -> tuple[str, str] | None:
+    """Media type and base64 text of a `data:` URL (RFC 2397), or None for another URL.
 
     The type is the one that the first bytes tell, where they tell one: labels lie.
 
     Raises:
-        BadRequest: it is not in base64.
+        BadRequest: there is no data in it, or not in base64 though it says so; it names `param`.
     """
     if url[:5].lower() != "data:":
         return None
-    label, comma, data = url[5:].partition(",")
-    media_type, *options = label.lower().split(";")
-    if not comma or "base64" not in options:
-        raise BadRequest("A data: URL must be in base64.", param="messages", code="invalid_image_url")
+    comma = url.find(",")
+    if comma < 0:
+        raise BadRequest("The data: URL has no data.", param=param, code="invalid_image_url")
+    label, *options = url[5:comma].lower().split(";")
+    data = url[comma + 1 :]
+    if "base64" not in (option.strip() for option in options):
+        data = base64.b64encode(urllib.parse.unquote_to_bytes(data)).decode("ascii")
+    elif any(blank in data for blank in _BLANKS):
+        data = "".join(data.split())
+    elif "%" in data:
+        data = urllib.parse.unquote(data)
+    digits = data[:_MAGIC_DIGITS].rstrip("=")
     try:
-        start = base64.b64decode(data[:16], validate=True)
+        start = base64.b64decode(digits[: len(digits) // 4 * 4], validate=True)
     except (binascii.Error, ValueError):
-        raise BadRequest("A data: URL is not valid base64.", param="messages", code="invalid_image_url") from None
-    for magic, found in _MEDIA_TYPES.items():
-        if start.startswith(magic):
-            return found, data
-    return media_type.strip(), data
+        raise BadRequest("The data: URL is not valid base64.", param=param, code="invalid_image_url") from None
+    found = next((kind for magic, kind in _MAGIC if magic.match(start)), None)
+    label = label.strip()
+    return found or ("image/jpeg" if label == "image/jpg" else label), data
 
 
 def _modernise(messages: list[Message]) -> None:

@@ -31,6 +31,7 @@ from gateway.api import (
     SSETap,
     Tap,
     UpstreamRequest,
+    members_among,
     parse_base_url,
     request_headers,
     rewrite,
@@ -96,6 +97,7 @@ class OpenAI:
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
         body: bytes | AsyncIterable[bytes] = call.body
         length: int | None = None
+        dropped: tuple[str, ...] = ()
         model = offer.upstream_model
         if self._prefix and "/" not in model:
             model = self._prefix + model
@@ -111,8 +113,11 @@ class OpenAI:
         else:
             asks = offer.ask_usage and self._asks_for_usage(call)
             drop = self._drop_with_stream_options if dialect in self._refuses else self._drop
-            # To look at each member is dear, and names that stand nowhere need none. An escape could spell one.
-            rename = self._rename if self._rename and self._may_rename(call.body) else _NO_NAMES
+            # To look at each member is dear, and names that stand nowhere need it not.
+            rename = self._rename if self._rename and _may_name(call.body, self._rename) else _NO_NAMES
+            drop = drop if drop and _may_name(call.body, drop) else ()
+            if drop:
+                dropped = members_among(call.body, drop)
             if asks or drop or rename or model != call.peek.model:
                 body = rewrite(
                     call.body, call.peek, model=model or None, include_usage=asks, drop=drop, rename=rename
@@ -127,6 +132,7 @@ class OpenAI:
             headers=request_headers(call.headers, own=self._headers, drop=self._replaced),
             body=body,
             content_length=length,
+            dropped=dropped,
         )
 
     def tap(self, call: Call, head: ResponseHead) -> Tap:
@@ -144,9 +150,6 @@ class OpenAI:
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:
         return failures.classify(head, body, secret=self._secret)
-
-    def _may_rename(self, body: bytes) -> bool:
-        return b"\\u" in body or any(name.encode("ascii") in body for name in self._rename)
 
     def _asks_for_usage(self, call: Call) -> bool:
         """Whether the usage is asked for on the gateway's behalf, so that the caller must not see the answer."""
@@ -173,6 +176,11 @@ def _own_headers(row: Row, secret: str) -> list[tuple[bytes, bytes]]:
             raise ConfigError("is not printable ASCII on one line", param="api_key")
         fields[row.auth_header.lower()] = value
     return [(name.encode("ascii"), value.encode("ascii")) for name, value in fields.items()]
+
+
+def _may_name(body: bytes, names: Iterable[str]) -> bool:
+    """Whether one of `names` stands anywhere in a body; an escape could spell it too."""
+    return b"\\u" in body or any(name.encode("ascii") in body for name in names)
 
 
 def _is_form(headers: Headers) -> bool:

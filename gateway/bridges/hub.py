@@ -22,12 +22,9 @@ from gateway.exchange import Call, Headers
 from gateway.wire.dialects import Dialect
 from gateway.wire.peek import peek
 
-#: Dropped members that a caller is told of, by name.
-TOLD_MAX: Final = 32
 #: Headers that mean something to the provider the caller has in mind, and to no other.
 _FOREIGN_HEADERS: Final = (b"anthropic-", b"x-goog-", b"x-server-timeout")
 _PATH: Final = b"/chat/completions"
-_NAME: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 _NONE: Final = msgspec.Raw(b"")
 _NULL: Final = b"null"
@@ -177,9 +174,8 @@ def chat_call(call: Call, members: Mapping[str, object]) -> Call:
 
 
 def told(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of dropped members as a header can carry them: each once, no other characters than names have."""
-    unique = dict.fromkeys(name for name in names if _NAME.fullmatch(name))
-    return tuple(unique)[:TOLD_MAX]
+    """Names of dropped members, each once."""
+    return tuple(dict.fromkeys(names))
 
 
 # -- answers -------------------------------------------------------------------------------------------------

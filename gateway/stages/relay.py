@@ -32,7 +32,7 @@ from gateway.settings import Timeouts
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.dialects import GEMINI_DIALECTS, Dialect
 from gateway.wire.encoding import Inflater, response_inflater
-from gateway.wire.headers import response_headers
+from gateway.wire.headers import name_list, response_headers
 
 #: What a compressed answer may become, however long it streams.
 INFLATED_BYTES_MAX: Final = 1024 * 1024 * 1024
@@ -138,8 +138,8 @@ def _begin(
     if x.tap is not None and x.tap.content_type is not None:
         headers = [header for header in headers if header[0] != b"content-type"]
         headers.append((b"content-type", x.tap.content_type))
-    if x.dropped:
-        headers.append((b"x-gateway-dropped", ", ".join(x.dropped).encode("latin-1", "replace")))
+    if x.dropped and (dropped := name_list(x.dropped)):
+        headers.append((b"x-gateway-dropped", dropped))
     names = {name for name, _ in headers}
     chunked = False
     if b"content-length" not in names and head.status not in _BODILESS:

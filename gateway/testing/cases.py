@@ -5,7 +5,8 @@ A case (`NAME.case`, in a folder for each adapter) is text in sections:
     == provider           the provider's table, as TOML; `upstream_model` is what the offer calls the model
     == request            what the caller sends: method and path, headers, a blank line, the body
     == sent               what the provider gets: method and URL, headers, a blank line, the body
-    == dropped            members of the request that the provider could not be told, in a line; left out for none
+    == dropped            members of the request that the provider could not be told, in a line, as far as a caller is
+                          told of them; left out for none
     == refused            in place of everything below `request`: this is not served; the parameter that the refusal
                           names, and its message
     == upstream           what the provider answers: status, headers, a blank line, the body; `== upstream cut` breaks
@@ -51,6 +52,7 @@ from gateway.registry import ADAPTERS, discover, load_adapter
 from gateway.wire.dialects import GEMINI_DIALECTS
 from gateway.wire.form import peek_form
 from gateway.wire.gemini import peek_gemini
+from gateway.wire.headers import name_list
 from gateway.wire.paths import resolve
 from gateway.wire.peek import peek
 
@@ -166,7 +168,7 @@ def check_sent(case: Case) -> None:
             return
         raise CaseFailed(f"{case.path}: it was not refused")
     request, dropped = case.prepare()
-    _expect(case, "dropped", case.sections.get("dropped", b""), " ".join(dropped).encode())
+    _expect(case, "dropped", case.sections.get("dropped", b""), name_list(dropped).replace(b", ", b" "))
     origin = f"{request.origin.scheme}://{request.origin.host}:{request.origin.port}".encode()
     if not isinstance(request.body, bytes):
         raise CaseFailed(f"{case.path}: its body is no bytes")

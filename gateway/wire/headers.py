@@ -12,6 +12,11 @@ Rules:
 It does not read any value but that of `connection`.
 """
 
+import re
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+
 Headers = list[tuple[bytes, bytes]]
 
 #: RFC 9110, section 7.6.1, and what is obsolete but still sent.
@@ -244,6 +249,20 @@ def response_headers(
         sent = [pair for pair in sent if pair[0] not in unwanted]
     sent.extend(own)
     return sent
+
+
+#: Of a list of names, as many are told, those of them that are fit for a header.
+NAMES_MAX: Final = 32
+_FIT_NAME: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+
+
+def name_list(names: Iterable[str]) -> bytes:
+    """Members of a request as the value of a header, each once; empty where no name is fit for one.
+
+    Callers choose those names: one that could be taken for something else, or that is long, is left out.
+    """
+    fit = dict.fromkeys(name for name in names if _FIT_NAME.fullmatch(name))
+    return ", ".join(islice(fit, NAMES_MAX)).encode("ascii")
 
 
 def _named(value: bytes, before: frozenset[bytes] | None) -> frozenset[bytes] | None:

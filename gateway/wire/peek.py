@@ -158,6 +158,12 @@ def find_members(body: bytes, names: Collection[str]) -> dict[str, bytes]:
     return {name: body[start:end] for name, (start, end) in _search(body, names, owner="").items()}
 
 
+def members_among(body: bytes, names: Collection[str]) -> tuple[str, ...]:
+    """Which of `names` the top level of a body has that `peek` has read, and not only as null; in its order."""
+    found = (name for name, _, (start, end) in _members(body) if name in names and body[start:end] != b"null")
+    return tuple(dict.fromkeys(found))
+
+
 def splice(body: bytes, edits: Sequence[tuple[Span, bytes]]) -> bytes:
     """`body` with each span replaced. An empty span inserts; spans must not overlap.
 

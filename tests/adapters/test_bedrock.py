@@ -280,11 +280,6 @@ def test_what_can_not_be_told_is_refused_by_name(members: dict[str, Any], param:
     assert caught.value.param == param
 
 
-def test_no_name_that_a_header_can_not_hold_is_told() -> None:
-    assert send(**{"a\r\nx-evil: 1": 1, "ok": 1, **{f"m{number}": 1 for number in range(100)}}).dropped[0] == "ok"
-    assert len(send(**{f"m{number}": 1 for number in range(100)}).dropped) == 32
-
-
 # -- streams -------------------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ def test_numbers_keep_their_spelling() -> None:
 def test_values_that_say_nothing_are_not_told_as_dropped() -> None:
     body = (
         b'{"model":"m","messages":[],"n":1,"logprobs":false,"store":false,"presence_penalty":0,"metadata":{},'
-        b'"user":null,"stop":[],"service_tier":"auto","parallel_tool_calls":true,"temperature":0,"seed":1,"x y":1}'
+        b'"user":null,"stop":[],"service_tier":"auto","parallel_tool_calls":true,"temperature":0,"seed":1,"best_of":1}'
     )
 
     assert dropped_members(request(body).members, CARRIED, provider="X") == ("seed",)
@@ -122,6 +122,8 @@ def test_arguments_are_an_object_in_any_case(written: str | None, read: bytes) -
         ("DATA:image/PNG;base64,iVBORw0KGgo=", "image/png"),
         ("data:;base64,JVBERi0xLjQ=", "application/pdf"),
         ("data:text/csv;charset=utf-8;base64,YSxi", "text/csv"),
+        # Sound, which begins as a picture may.
+        ("data:audio/wav;base64,UklGRiQAAABXQVZFZm10IA==", "audio/wav"),
     ],
 )
 def test_the_first_bytes_know_better_than_the_label(url: str, media_type: str) -> None:
@@ -134,7 +136,19 @@ def test_another_url_is_no_data() -> None:
     assert data_of("https://x.example/a.png") is None
 
 
-@pytest.mark.parametrize("url", ["data:image/png,abc", "data:image/png;base64", "data:image/png;base64,!!!!"])
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("data:text/plain,a%20b", ("text/plain", "YSBi")),
+        ("data:image/jpg;base64,/9j/\n4AAQ\r\nSkZJ", ("image/jpeg", "/9j/4AAQSkZJ")),
+        ("data:;base64,JVBERi0x%4C%6A%51=", ("application/pdf", "JVBERi0xLjQ=")),
+    ],
+)
+def test_data_is_read_however_it_is_written(url: str, found: tuple[str, str]) -> None:
+    assert data_of(url) == found
+
+
+@pytest.mark.parametrize("url", ["data:image/png;base64", "data:image/png;base64,!!!!"])
 def test_data_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(BadRequest) as caught:
         data_of(url)

@@ -213,6 +213,17 @@ def test_bytes_change_only_where_they_must(
     assert send(compatible(base_url="http://h", **extra), body, dialect=dialect).body == sent
 
 
+def test_what_a_row_drops_is_told_where_it_was_there() -> None:
+    adapter = compatible(base_url="http://h", drop=["store", "user"], stream_usage="reject")
+
+    said = send(adapter, b'{"model":"m","user":"u","store":null,"stream_options":{"include_usage":true}}')
+    assert said.body == b'{"model":"m"}'
+    assert said.dropped == ("user", "stream_options")
+    untouched = b'{"model":"m"}'
+    assert send(adapter, untouched).body is untouched
+    assert send(adapter, untouched).dropped == ()
+
+
 def test_a_prefix_is_put_before_a_bare_name_only() -> None:
     adapter = compatible(base_url="http://h", model_prefix="a/")
 
@@ -236,8 +247,8 @@ def test_a_request_without_a_model_is_relayed_as_it_is() -> None:
     [
         (b"text/event-stream", "SSETap"),
         (b"Text/Event-Stream; charset=utf-8", "SSETap"),
-        (b"application/json", "JSONTap"),
-        (b"application/problem+json", "JSONTap"),
+        (b"application/json", "UnstreamedTap"),
+        (b"application/problem+json", "UnstreamedTap"),
         (b"audio/mpeg", "PassTap"),
         (None, "PassTap"),
     ],

@@ -148,7 +148,7 @@ class Anthropic:
             chunks = self._chunks(call, created) if is_stream or call.peek.stream else None
             if is_stream and chunks is not None:
                 return chunks
-            return AnswerTap(created=created, stream=chunks, blame=self._blame)
+            return AnswerTap(call, head, stream=chunks, blame=self._blame)
         if call.dialect is Dialect.ANTHROPIC_COUNT_TOKENS:
             return CountTap()
         if is_stream:

@@ -17,8 +17,6 @@ from gateway_adapters.chat_answer import usage_object
 NOTHING: Final = msgspec.Raw(b"")
 #: Of OpenRouter's, so that its clients know what they hold.
 REASONING_FORMAT: Final = "anthropic-claude-v1"
-#: Bytes of text to a token, for an answer that was cut or reports nothing.
-BYTES_PER_TOKEN: Final = 4
 #: Sources of one passage that are told.
 CITATIONS_MAX: Final = 64
 

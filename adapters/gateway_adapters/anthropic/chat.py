@@ -1,4 +1,5 @@
-"""The members of a chat completion request that can be told to Anthropic, as they are read from its body.
+"""The members of a chat completion request that Anthropic can be told and not every provider: what `chat_request.py`
+does not read, or not as much of.
 
 What a member may be is what OpenAI's reference says, and a little of what common clients send besides. Values that
 travel on as they are stay raw, so that a schema keeps its order and a number its digits.
@@ -12,32 +13,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.api import BadRequest
+from gateway_adapters import chat_request
 
-NOTHING = msgspec.Raw(b"")
+NOTHING = chat_request.NONE
 _T = TypeVar("_T")
 
 
-class ImageURL(msgspec.Struct, frozen=True, gc=False):
-    url: str
+class Part(chat_request.Part):
+    """A part of a message's content. Some clients send Anthropic's own blocks through."""
 
-
-class File(msgspec.Struct, frozen=True, gc=False):
-    file_data: str | None = None
-    file_id: str | None = None
-    filename: str | None = None
-
-
-class Part(msgspec.Struct, frozen=True):
-    """A part of a message's content."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-    image_url: ImageURL | str | None = None
-    file: File | None = None
-    cache_control: msgspec.Raw = NOTHING
-    prompt_cache_breakpoint: msgspec.Raw = NOTHING
-    # Of Anthropic's own blocks, which some clients send through.
     source: msgspec.Raw = NOTHING
     title: msgspec.Raw = NOTHING
     context: msgspec.Raw = NOTHING
@@ -137,17 +121,6 @@ class ToolChoice(msgspec.Struct, frozen=True):
     function: Named | None = None
     custom: Named | None = None
     allowed_tools: AllowedTools | None = None
-
-
-class JSONSchema(msgspec.Struct, frozen=True):
-    name: str = ""
-    description: str | None = None
-    schema: msgspec.Raw = NOTHING
-
-
-class ResponseFormat(msgspec.Struct, frozen=True):
-    type: str
-    json_schema: JSONSchema | None = None
 
 
 class ReasoningWish(msgspec.Struct, frozen=True):

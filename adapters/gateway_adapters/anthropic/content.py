@@ -2,20 +2,17 @@
 
 Rules:
 - Empty text is left out: Anthropic refuses a block of nothing but white space.
-- What encoded data is says its beginning, and its label only where that tells nothing: labels are wrong often enough.
 - What Anthropic has no block for is refused, naming the part. Nothing is left out without a word.
 """
 
 import base64
-import binascii
-import re
-import urllib.parse
 from typing import Any
 
 import msgspec
 
 from gateway.api import BadRequest
-from gateway_adapters.anthropic.chat import NOTHING, Content, File, Part
+from gateway_adapters.anthropic.chat import NOTHING, Content, Part
+from gateway_adapters.chat_request import File, data_of
 
 #: Anthropic's blocks; what is in them is built here and in `messages.py` alone.
 Block = dict[str, Any]  # Any: the values of JSON
@@ -25,17 +22,6 @@ _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _PDF = "application/pdf"
 #: Anthropic's own file ids; those of others are of no use to it.
 _FILE_ID = "file_"
-#: Base64 digits that show what a file is.
-_MAGIC_DIGITS = 32
-_MAGIC = (
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
-    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
-    (re.compile(rb"GIF8[79]a"), "image/gif"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
-    (re.compile(rb"%PDF-"), _PDF),
-)
-#: What some break encoded data into lines with; looked for one by one, which is done in C.
-_BLANKS = ("\n", "\r", " ", "\t")
 #: Anthropic's own blocks that a caller may send as they are.
 _OWN = frozenset({"image", "document", "search_result"})
 
@@ -140,19 +126,10 @@ def _file(file: File, param: str) -> Block:
 
 
 def _encoded(url: str, param: str, *, title: str | None) -> Block:
-    """A picture, a PDF or a text in a data URL (RFC 2397)."""
-    comma = url.find(",")
-    if comma < 0:
-        raise BadRequest("The data: URL has no data.", param=param)
-    label, *parameters = url[5:comma].lower().split(";")
-    data = url[comma + 1 :]
-    if "base64" not in (parameter.strip() for parameter in parameters):
-        data = base64.b64encode(urllib.parse.unquote_to_bytes(data)).decode("ascii")
-    elif any(blank in data for blank in _BLANKS):
-        data = "".join(data.split())
-    elif "%" in data:
-        data = urllib.parse.unquote(data)
-    label = _sniffed(data) or ("image/jpeg" if label == "image/jpg" else label)
+    """A picture, a PDF or a text in a data: URL."""
+    found = data_of(url, param=param)
+    assert found is not None
+    label, data = found
     if label in _IMAGES:
         return {"type": "image", "source": {"type": "base64", "media_type": label, "data": data}}
     document: Block = {"type": "document"}
@@ -169,16 +146,6 @@ def _encoded(url: str, param: str, *, title: str | None) -> Block:
     if title:
         document["title"] = title
     return document
-
-
-def _sniffed(data: str) -> str | None:
-    """What encoded data is, by its first bytes."""
-    digits = data[:_MAGIC_DIGITS].rstrip("=")
-    try:
-        start = base64.b64decode(digits[: len(digits) // 4 * 4])
-    except (binascii.Error, ValueError):
-        return None
-    return next((kind for magic, kind in _MAGIC if magic.match(start)), None)
 
 
 def _plain(data: str, param: str) -> str:

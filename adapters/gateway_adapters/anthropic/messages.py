@@ -6,10 +6,10 @@ Rules:
   and everything else follows in order.
 - What a model thought goes back with its signature, in front of what it said and called. Without one it is of no use
   to Anthropic and stays out.
-- Arguments that are no JSON object, which models do write, become one: history is never a reason to fail.
 - What is left empty is left out. Whether the rest makes sense is Anthropic's to say.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import msgspec
@@ -18,14 +18,11 @@ from gateway.api import BadRequest
 from gateway_adapters.anthropic.chat import NOTHING, FunctionCall, Message, Reasoning, ToolCall
 from gateway_adapters.anthropic.content import Block, blocks_of, is_kept_file, mark, text_of
 from gateway_adapters.anthropic.names import CUSTOM_INPUT, write_id, write_name
+from gateway_adapters.chat_request import object_of
 
-#: Where arguments that are no object are kept.
-RAW_ARGUMENTS = "_raw"
-_EMPTY_OBJECT = msgspec.Raw(b"{}")
 _ANTHROPIC = "anthropic"
 
 _decode_text = msgspec.json.Decoder(str).decode
-_check_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -166,23 +163,15 @@ def _function(call_id: str, function: FunctionCall, param: str) -> Block:
     return {"type": "tool_use", "id": call_id, "name": name, "input": input_of(function.arguments)}
 
 
-def input_of(arguments: msgspec.Raw) -> msgspec.Raw | dict[str, str]:
+def input_of(arguments: msgspec.Raw) -> msgspec.Raw:
     """The arguments of a call as the object that Anthropic wants, digit by digit as they were where they are one."""
     raw = bytes(arguments)
     text = raw.decode("utf-8", "replace")
     if raw.startswith(b'"'):
-        try:
+        # With half a surrogate pair in it, the text as it was written says as much as there is.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             text = _decode_text(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return {RAW_ARGUMENTS: text}
-    if not text.strip() or text == "null":
-        return _EMPTY_OBJECT
-    encoded = text.encode("utf-8", "replace")
-    try:
-        _check_object(encoded)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {RAW_ARGUMENTS: text}
-    return msgspec.Raw(encoded)
+    return object_of(text)
 
 
 def _result(message: Message, function_id: str, param: str) -> Block:

@@ -10,7 +10,6 @@ Rules:
 Sources: Anthropic's API reference, "Messages"; its pages on extended thinking, effort, structured outputs and tools.
 """
 
-import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -22,7 +21,6 @@ from gateway_adapters.anthropic.chat import (
     NOTHING,
     Message,
     ReasoningWish,
-    ResponseFormat,
     WebSearch,
     convert,
 )
@@ -30,6 +28,7 @@ from gateway_adapters.anthropic.families import Family, family_of
 from gateway_adapters.anthropic.messages import Conversation, conversation_of
 from gateway_adapters.anthropic.names import JSON_TOOL
 from gateway_adapters.anthropic.tools import Toolbox
+from gateway_adapters.chat_request import Format, says_nothing
 
 #: Tokens to think with, where a model wants a number, if that leaves as many for the answer; and the least.
 BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16_384, "xhigh": 32_768, "max": 32_768}
@@ -39,9 +38,6 @@ EFFORTS: Final = ("minimal", "low", "medium", "high", "xhigh", "max")
 NO_EFFORT: Final = "none"
 USER_ID_CHARS_MAX: Final = 256
 WEB_SEARCH: Final = "web_search_20250305"
-#: As many left out members are named.
-DROPPED_MAX: Final = 32
-_HEADER_WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: The least `top_p` that goes with thinking.
 _THINKING_TOP_P: Final = 0.95
 _JSON_NUDGE: Final = "Reply with one JSON object and nothing else."
@@ -68,10 +64,7 @@ _READ: Final = frozenset(
         *_OWN,
     }
 )
-#: Members that lean on nothing with these values.
-_DEFAULTS: Final = {"verbosity": b'"medium"', "modalities": b'["text"]', "best_of": b"1"}
 _NULL: Final = b"null"
-_IDLE: Final = frozenset({b"null", b"false", b"0", b"0.0", b'""', b"{}", b"[]"})
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -127,12 +120,12 @@ class _Translation:
         self._copy_own()
         if bytes(self._given.get("stream", NOTHING)) == b"true":
             self._out["stream"] = True
-        self._dropped += [name for name, raw in self._given.items() if name not in _READ and not _is_idle(name, raw)]
+        self._dropped += [
+            name for name, raw in self._given.items() if name not in _READ and not says_nothing(name, raw)
+        ]
         body = _encode(self._out)
         betas = (FILES_BETA,) if conversation.has_files else ()
-        # Names that a caller made up go into a header only where they are fit for one.
-        told = [name for name in dict.fromkeys(self._dropped) if _HEADER_WORD.fullmatch(name)]
-        return Translated(body, tuple(told[:DROPPED_MAX]), betas)
+        return Translated(body, tuple(dict.fromkeys(self._dropped)), betas)
 
     def _get(self, name: str, kind: type[Any]) -> Any:  # Any: what `kind` says, None where it is not there
         raw = self._given.get(name)
@@ -175,7 +168,7 @@ class _Translation:
         self._out["max_tokens"] = self._bound
 
     def _answer_format(self, toolbox: Toolbox) -> None:
-        wanted = self._get("response_format", ResponseFormat)
+        wanted = self._get("response_format", Format)
         if wanted is None or wanted.type == "text":
             return
         if wanted.type == "json_object":
@@ -332,7 +325,7 @@ class _Translation:
                 continue
             if name != "metadata":
                 self._out[name] = raw
-            elif not _is_idle(name, raw):
+            elif not says_nothing(name, raw):
                 # OpenAI's is for its own records; the one thing that both know is who the user is.
                 known = convert(raw, dict[str, msgspec.Raw], name)
                 if "metadata" not in self._out and bytes(known.get("user_id", NOTHING)).startswith(b'"'):
@@ -342,8 +335,3 @@ class _Translation:
                     self._drop(name)
         if not self._system:
             del self._out["system"]
-
-
-def _is_idle(name: str, raw: msgspec.Raw) -> bool:
-    value = bytes(raw)
-    return value in _IDLE or value == _DEFAULTS.get(name)

@@ -21,7 +21,6 @@ import msgspec
 from gateway.api import EventTooLong, Failure, FrameScanner, Usage, normalise, read_report
 from gateway_adapters.anthropic import answer
 from gateway_adapters.anthropic.answer import (
-    BYTES_PER_TOKEN,
     CITATIONS_MAX,
     NOTHING,
     REASONING_FORMAT,
@@ -30,10 +29,8 @@ from gateway_adapters.anthropic.answer import (
 )
 from gateway_adapters.anthropic.customs import CustomInput
 from gateway_adapters.anthropic.names import read_name
-from gateway_adapters.chat_answer import unreadable, usage_object
+from gateway_adapters.chat_answer import BYTES_PER_TOKEN, DONE, SSE_TYPE, UNREADABLE, unreadable, usage_object
 
-SSE_TYPE: Final = b"text/event-stream; charset=utf-8"
-DONE: Final = b"data: [DONE]\n\n"
 PING: Final = b": ping\n\n"
 #: With what nearly all events begin.
 _USUAL: Final = b"event: content_block_delta\ndata: "
@@ -87,7 +84,6 @@ _decode_piece = msgspec.json.Decoder(_Piece).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class ChunkTap:
@@ -210,7 +206,7 @@ class ChunkTap:
         if block.startswith(_USUAL):
             try:
                 delta = _decode_piece(block[len(_USUAL) :]).delta
-            except _UNREADABLE:
+            except UNREADABLE:
                 return b""
             return self._piece(delta)
         return self._feed_frames(block + b"\n\n")
@@ -238,7 +234,7 @@ class ChunkTap:
         """The chunks for the data of one event; what can't be read says nothing."""
         try:
             event = _decode_event(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             return b""
         match event.type:
             case "content_block_delta" if event.delta is not None:
@@ -445,5 +441,5 @@ class ChunkTap:
 def _plain(text: msgspec.Raw) -> str:
     try:
         return _decode_text(text)
-    except _UNREADABLE:
+    except UNREADABLE:
         return ""

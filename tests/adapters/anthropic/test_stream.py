@@ -15,8 +15,7 @@ from gateway.api import ResponseHead, Usage
 from gateway_adapters.anthropic.answer import CITATIONS_MAX
 from gateway_adapters.anthropic.customs import CustomInput
 from gateway_adapters.anthropic.stream import ChunkTap
-from gateway_adapters.anthropic.whole import ANSWER_BYTES_MAX
-from gateway_adapters.chat_answer import unreadable
+from gateway_adapters.chat_answer import ANSWER_BYTES_MAX, unreadable
 
 JSON = ResponseHead(200, [(b"content-type", b"application/json")])
 

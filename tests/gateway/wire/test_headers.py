@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.wire.headers import HOP_BY_HOP, Headers, request_headers, response_headers
+from gateway.wire.headers import HOP_BY_HOP, NAMES_MAX, Headers, name_list, request_headers, response_headers
 
 
 def names(headers: Headers) -> list[bytes]:
@@ -140,3 +140,18 @@ def test_more_names_than_are_remembered_are_judged_all_the_same():
 
     assert request_headers([*many, (b"x-forwarded-zzz", b"1")]) == many
     assert request_headers([(b"x-forwarded-yyy", b"1"), (b"x-gateway-" + b"z" * 100, b"")]) == []
+
+
+@pytest.mark.parametrize(
+    ("members", "value"),
+    [
+        ([], b""),
+        (["seed", "logit_bias", "seed", "tools[0].strict", "x-y"], b"seed, logit_bias, tools[0].strict, x-y"),
+        # What a caller makes up writes no header of its own, and no second name.
+        (["a\r\nx-evil: 1", "a, b", "a b", "", "\u017eluť", "n" * 65], b""),
+        (["ok", "a\n", "n" * 64], b"ok, " + b"n" * 64),
+        (["", *(f"m{number}" for number in range(100))], b", ".join(b"m%d" % number for number in range(NAMES_MAX))),
+    ],
+)
+def test_names_are_listed_as_far_as_they_are_fit_for_it(members: list[str], value: bytes):
+    assert name_list(members) == value

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.wire.peek import MEMBERS_MAX, Peek, insert_member, peek, rewrite, splice
+from gateway.wire.peek import MEMBERS_MAX, Peek, insert_member, members_among, peek, rewrite, splice
 
 CHAT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5}'
 
@@ -372,3 +372,16 @@ def test_case_56_big_pictures_are_stepped_over():
 
     assert (found.model, found.stream) == ("m", True)
     assert rewrite(body, found, model="n") == body.replace(b'"m"', b'"n"')
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"model":"m"}', ()),
+        (b'{"user":"u","model":"m","st\\u006fre":true}', ("user", "store")),
+        (b'{"user":null,"metadata":{"store":1},"x":"\\"store\\":1"}', ()),
+        (b'{"user":"a","user":"b"}', ("user",)),
+    ],
+)
+def test_members_are_found_among_others(body: bytes, found: tuple[str, ...]):
+    assert members_among(body, ("store", "user")) == found
