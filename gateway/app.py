@@ -7,6 +7,7 @@ of need, and stops in the reverse one.
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
@@ -17,10 +18,12 @@ from starlette.routing import Route
 
 from gateway import __version__
 from gateway.bridges import reach
+from gateway.catalogue.lists import ListStore
+from gateway.catalogue.metrics import MetricStore
 from gateway.catalogue.prices import Catalogue
 from gateway.control.app import ControlPlane
 from gateway.control.parts import Parts
-from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference
+from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference, Ready
 from gateway.deps import Deps
 from gateway.errors import StoreUnavailable
 from gateway.hooks import Hooks
@@ -55,11 +58,14 @@ from gateway.kernel.settler import CHANNEL as SETTLED
 from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.poller import Poller
+from gateway.readiness import Readiness
 from gateway.registry import Registry
 from gateway.repricing import Prices
 from gateway.routing.crowd import PRIORITIES
 from gateway.routing.router import Router
 from gateway.settings import Plan, Settings
+from gateway.surveyor import Surveyor
+from gateway.status import STATUS, FleetFacts, WorkerFacts, decode_facts
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.renewal import Renewals
@@ -119,7 +125,36 @@ def create_app(
     )
     replay = Replay(deps.journal, Ledger(redis), reachable=lambda: redis.connected, second_copy=deps.unsettled)
     health = Health()
-    control = None if settings.server.plane == "data" else _control(settings, stores, deps, redis)
+    readiness = Readiness(database, redis, clock=clock)
+    started_s = clock.monotonic()
+
+    async def read_facts() -> FleetFacts:
+        """Of all processes here, or of this one where it has no others."""
+        if link is not None:
+            return decode_facts(await link.ask(STATUS))
+        age_s = clock.monotonic() - started_s
+        families = list(merge([metrics.snapshot()]).values())
+        worker = WorkerFacts(name="worker", pid=os.getpid(), state="ready", age_s=round(age_s, 1))
+        return FleetFacts(version=__version__, pid=worker.pid, age_s=age_s, workers=(worker,), families=families)
+
+    control = None
+    if settings.server.plane != "data":
+        control_database = Database(
+            stores.database_dsn,
+            pool_size=settings.control.pool_size,
+            timeout_s=settings.control.timeout_s,
+            application="gateway control",
+        )
+        parts = Parts.of(
+            settings,
+            deps,
+            database=control_database,
+            redis=redis,
+            readiness=readiness,
+            prices=prices,
+            facts=read_facts,
+        )
+        control = ControlPlane(parts)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: DataPlane) -> AsyncIterator[None]:
@@ -172,6 +207,8 @@ def create_app(
 
     paths = ("/health", "/healthz", "/") if control is None else ("/health", "/healthz")
     routes = [Route(path, health, methods=["GET", "HEAD"]) for path in paths]
+    if control is None:
+        routes.append(Route("/health/ready", Ready(readiness), methods=["GET", "HEAD"]))
     if settings.metrics.enabled:
         token = settings.metrics.token
         endpoint = Metrics(render_all, token=None if token is None else token.reveal().encode())
@@ -220,6 +257,8 @@ async def keep_books(
         tasks.spawn(prices.follow_overrides(database, redis, lambda _: None), name="prices that were set")
         poller = poller_of(settings, registry, client, database, redis, prices=prices)
         tasks.spawn(poller.poll_forever(), name="poll providers")
+        surveyor = surveyor_of(settings, registry, client, database, redis, prices=prices)
+        tasks.spawn(surveyor.survey_forever(), name="ask for models")
         link.report_ready()
         await stopping.wait()
         link.push(metrics.snapshot())
@@ -247,14 +286,21 @@ def poller_of(
     return Poller(charging, providers=registry.providers, client=client, clock=clock, settings=settings.batches)
 
 
-def _control(settings: Settings, stores: Stores, deps: Deps, redis: Redis) -> ControlPlane:
-    database = Database(
-        stores.database_dsn,
-        pool_size=settings.control.pool_size,
-        timeout_s=settings.control.timeout_s,
-        application="gateway control",
+def surveyor_of(
+    settings: Settings, registry: Registry, client: UpstreamClient, database: Database, redis: Redis, *, prices: Prices
+) -> Surveyor:
+    """What asks the providers of a started registry for their models."""
+    return Surveyor(
+        ListStore(database),
+        MetricStore(database),
+        providers=registry.providers,
+        catalogue=prices.catalogue,
+        catalogue_ids=prices.pricer.catalogue_ids(),
+        client=client,
+        redis=redis,
+        clock=SystemClock(),
+        settings=settings.catalogue,
     )
-    return ControlPlane(Parts.of(settings, deps, database=database, redis=redis))
 
 
 def _deps(
@@ -289,6 +335,7 @@ def _deps(
     unsettled = Unsettled(hot, find_known(database), clock=clock)
     metrics.on_collect(lambda: _level(telemetry.access_lines_dropped, access_log.dropped))
     metrics.on_collect(partial(_show_journal, journal, ledger, telemetry))
+    metrics.on_collect(lambda: telemetry.holds_open.set((), deps.holds.open_count))
     deps = Deps(
         settings=settings,
         clock=clock,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
+import msgspec
 from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan
 
@@ -18,6 +19,7 @@ from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, ClosedEndpoint, MethodNotAllowed, Overloaded, UnknownRoute
 from gateway.exchange import Exchange, Headers, Message, Receive, Scope, Send
 from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, LISTS, MODELS, OPEN, REALTIME, build
+from gateway.readiness import Readiness, say_missing
 from gateway.settings import Cors
 from gateway.wire import paths
 from gateway.wire.dialects import Dialect
@@ -177,10 +179,29 @@ class CorsPolicy:
 
 
 class Health:
-    """`GET /health`: this worker takes requests; one that drains takes no connection. Asks nobody, costs nothing."""
+    """`GET /health`: this worker takes requests; one that drains takes no connection. Asks nobody, costs nothing.
+
+    It stays well while a store is away: all gateways share the stores, so a balancer that goes by them would take out
+    every one at once, and with them the requests that are served without; `readiness.py` says more.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _answer(scope, send, 200, b'{"status":"ok"}')
+
+
+class Ready:
+    """`GET /health/ready` of a process without a control plane: whether the stores answer, or which don't (503)."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        missing = await self._readiness.find_missing()
+        if missing:
+            body = msgspec.json.encode({"detail": say_missing(missing), "code": "not_ready"})
+            await _answer(scope, send, 503, body)
+        else:
+            await _answer(scope, send, 200, b'{"status":"ready"}')
 
 
 class Metrics:

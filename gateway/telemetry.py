@@ -329,6 +329,8 @@ class Telemetry:
         self.credit_voided = registry.counter(
             "gateway_credit_voided_nanodollars_total", "Credit given back because nothing was delivered."
         ).cell()
+        #: Set at snapshot time.
+        self.holds_open = registry.gauge("gateway_holds_open", "Requests that credit is held for.", mode="sum")
         self.holds_expired = registry.counter(
             "gateway_holds_expired_total", "Holds whose worker died; settled at what its last renewal said."
         ).cell()

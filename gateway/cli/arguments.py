@@ -77,6 +77,15 @@ def parser() -> argparse.ArgumentParser:
         "GET /health on the configured address, waiting for at most two seconds. Made for containers.",
     )
     _listening(healthcheck)
+    status = _command(
+        commands,
+        shared,
+        "status",
+        "show how the gateway that runs here does",
+        "Ask the gateway that runs on this data directory for its processes, its providers and their circuit "
+        "breakers, and how far its books are. Exit status 1 if something is wrong with it, or none runs.",
+    )
+    status.add_argument("--json", action="store_true", help="print a JSON object, for programs")
     _models(commands, shared)
     _adapter(commands)
     _bench(commands, shared)
@@ -273,6 +282,12 @@ def _ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", sha
         "sum of its entries. Safe while gateways run. Exit status 1 if anything differs.",
     )
     reconcile.add_argument("--fix", action="store_true", help="load accounts that differ into Redis anew")
+    rejects = reconcile.add_mutually_exclusive_group()
+    rejects.add_argument(
+        "--rejects", action="store_true", help="compare nothing; show the usage records that could not be settled"
+    )
+    rejects.add_argument("--retry", metavar="ID|all", help="settle these again, once what was wrong is mended")
+    rejects.add_argument("--discard", metavar="ID|all", help="forget them: what they cost is never entered")
 
 
 def _bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:

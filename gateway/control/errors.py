@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.errors import CallerError
+from gateway.errors import CallerError, StoreUnavailable
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -42,6 +42,12 @@ class Conflict(CallerError):
     error_type = "caller_conflict"
     status = 409
     code = "conflict"
+
+
+class NotReady(StoreUnavailable):
+    """A store does not answer."""
+
+    code = "not_ready"
 
 
 class SignInNeeded(CallerError):

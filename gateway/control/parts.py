@@ -1,6 +1,6 @@
 """What handlers work with: made once for each worker by `gateway/app.py`, handed in with each call."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -9,15 +9,20 @@ import httpx2
 from gateway.control.issuers import Issuers
 from gateway.control.mail import Mail
 from gateway.control.passwords import Passwords
+from gateway.control.pings import Pings
 from gateway.control.session import Sessions
 from gateway.control.throttle import Throttle
+from gateway.control.traffic import Observer
 from gateway.deps import Deps
 from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database
 from gateway.infra.redis import Redis
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.key_store import load_pepper
+from gateway.readiness import Readiness
+from gateway.repricing import Prices
 from gateway.settings import Settings
+from gateway.status import FleetFacts
 
 CLIENT_TIMEOUT_S: Final = 5.0
 CLIENT_CONNECTIONS_MAX: Final = 20
@@ -46,9 +51,26 @@ class Parts:
     #: For everything outside: issuers, payment providers, webhooks. Follows no redirects.
     client: httpx2.AsyncClient
     new_id: Callable[[], str]
+    readiness: Readiness
+    pings: Pings
+    observer: Observer
+    #: What offers of this process cost.
+    prices: Prices
+    #: What the processes of this host say of themselves.
+    facts: Callable[[], Awaitable[FleetFacts]]
 
     @classmethod
-    def of(cls, settings: Settings, deps: Deps, *, database: Database, redis: Redis) -> Self:
+    def of(
+        cls,
+        settings: Settings,
+        deps: Deps,
+        *,
+        database: Database,
+        redis: Redis,
+        readiness: Readiness,
+        prices: Prices,
+        facts: Callable[[], Awaitable[FleetFacts]],
+    ) -> Self:
         """The parts that go with the data plane's."""
         pepper = load_pepper(settings)
         client = httpx2.AsyncClient(
@@ -58,6 +80,7 @@ class Parts:
             verify=deps.client.tls,
             limits=httpx2.Limits(max_connections=CLIENT_CONNECTIONS_MAX, max_keepalive_connections=4),
         )
+        tasks = TaskGroup()
         return cls(
             settings=settings,
             clock=deps.clock,
@@ -65,7 +88,7 @@ class Parts:
             redis=redis,
             pepper=pepper,
             deps=deps,
-            tasks=TaskGroup(),
+            tasks=tasks,
             sessions=Sessions(database, pepper=pepper, clock=deps.clock, url=settings.control.url),
             passwords=Passwords(at_once=settings.identity.hashes_at_once),
             throttle=Throttle(redis),
@@ -73,4 +96,9 @@ class Parts:
             mail=Mail(settings.mail, development=settings.server.development, clock=deps.clock),
             client=client,
             new_id=deps.new_id,
+            readiness=readiness,
+            pings=Pings(database, tasks),
+            observer=Observer(database, clock=deps.clock),
+            prices=prices,
+            facts=facts,
         )

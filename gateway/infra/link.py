@@ -110,24 +110,32 @@ class Link:
 
         Raises: Overloaded when it does not answer, or not in time.
         """
-        try:
-            async with asyncio.timeout(ASK_TIMEOUT_S):
-                reader, writer = await asyncio.open_unix_connection(str(self._control_path))
-                try:
-                    writer.write(what)
-                    answer = bytearray()
-                    while chunk := await reader.read(65536):
-                        answer += chunk
-                        if len(answer) > ANSWER_BYTES_MAX:
-                            raise Overloaded(detail="the supervisor's answer has no end")
-                    if not answer:
-                        raise Overloaded(detail="the supervisor has too many to answer")
-                    return bytes(answer)
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError) as error:
-            raise Overloaded(detail=f"the supervisor does not answer: {error!r}") from error
+        return await ask_supervisor(self._control_path, what)
 
     def _write(self, kind: Kind, payload: bytes) -> None:
         assert self._transport is not None, "the link is not open"
         self._transport.write(_HEAD.pack(len(payload), kind) + payload)
+
+
+async def ask_supervisor(control_path: Path, what: bytes) -> bytes:
+    """Send a line to the control socket of a supervisor and return its answer.
+
+    Raises: Overloaded when it does not answer, or not in time.
+    """
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(str(control_path))
+            try:
+                writer.write(what)
+                answer = bytearray()
+                while chunk := await reader.read(65536):
+                    answer += chunk
+                    if len(answer) > ANSWER_BYTES_MAX:
+                        raise Overloaded(detail="the supervisor's answer has no end")
+                if not answer:
+                    raise Overloaded(detail="the supervisor has too many to answer")
+                return bytes(answer)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError) as error:
+        raise Overloaded(detail=f"the supervisor does not answer: {error!r}") from error

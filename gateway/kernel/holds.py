@@ -90,6 +90,11 @@ class Holds:
     def __repr__(self) -> str:
         return f"<Holds: {len(self._open)} open, {len(self._ending)} ending, {len(self._unconfirmed)} unconfirmed>"
 
+    @property
+    def open_count(self) -> int:
+        """Requests that credit is held for, those included whose end is on its way."""
+        return len(self._open) + len(self._ending)
+
     def scopes(self, principal: Principal) -> Scopes:
         """The names and limits of a principal, made once for as long as it is the same."""
         found = self._scopes.get(principal.key_id)

@@ -31,6 +31,7 @@ from gateway.infra.link import Frames, Kind, Link
 from gateway.server.listening import Listening
 from gateway.server.worker import SETTLE_S, AppFactory, Service, run_service, run_worker
 from gateway.settings import Settings
+from gateway.status import WorkerFacts
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,19 @@ class Fleet:
     @property
     def gone(self) -> bool:
         return not self._workers and not self._successors
+
+    def facts(self) -> tuple[WorkerFacts, ...]:
+        """Every process there is, successors included."""
+        now = self._clock.monotonic()
+        return tuple(
+            WorkerFacts(
+                name=worker.name,
+                pid=worker.pid,
+                state="stopping" if worker.stopping else "ready" if worker.ready else "starting",
+                age_s=round(now - worker.started_at, 1),
+            )
+            for worker in (*self._workers, *self._successors)
+        )
 
     @property
     def due_at(self) -> float | None:

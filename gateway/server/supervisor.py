@@ -23,6 +23,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from gateway import __version__
 from gateway.config import Loaded
 from gateway.errors import ConfigError, GatewayError, StoreUnavailable
 from gateway.infra import migrate
@@ -35,6 +36,7 @@ from gateway.server.fleet import Fleet, Surroundings
 from gateway.server.listening import Listening
 from gateway.server.worker import AppFactory, Service
 from gateway.settings import Settings
+from gateway.status import STATUS, FleetFacts, encode_facts
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +231,9 @@ class Supervisor:
         self._stopping = False
         self._reload_wanted = False
         self._stamps_seen = self._stamps_loaded = _stamps(loaded)
+        self._started_at = clock.monotonic()
         control.answer(METRICS, fleet.aggregate.render)
+        control.answer(STATUS, self._facts)
 
     def supervise(self) -> int:
         """Start the workers and look after everything until the last of them is gone.
@@ -258,6 +262,16 @@ class Supervisor:
         if self._fleet.failure:
             raise StartFailed(self._fleet.failure)
         return 0
+
+    def _facts(self) -> bytes:
+        facts = FleetFacts(
+            version=__version__,
+            pid=os.getpid(),
+            age_s=self._clock.monotonic() - self._started_at,
+            workers=self._fleet.facts(),
+            families=list(self._fleet.aggregate.merged().values()),
+        )
+        return encode_facts(facts)
 
     def _timeout_s(self) -> float:
         due_at = self._fleet.due_at

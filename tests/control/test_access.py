@@ -93,6 +93,11 @@ CASES: dict[str, Case] = {
     "GET /openapi.json": Case("public"),
     "GET /docs": Case("public"),
     "GET /redoc": Case("public"),
+    "GET /health/ready": Case("public"),
+    "GET /ping": Case("public"),
+    "GET /ping/stats": Case("public"),
+    "GET /health/providers": Case("user"),
+    "GET /health/models": Case("user"),
     **{f"POST {path}": Case("public") for path in ("/auth", "/auth/privy", "/auth/login")},
     **{
         f"POST {path}": Case("public", {"email": "not an address"})
