@@ -109,7 +109,7 @@ def _adapter(entry_point: EntryPoint, table: Mapping[str, object] | None, folder
     yield Line("ok", "API version", f"{adapter.API}, as this gateway has ({API_VERSION})")
     try:
         paths = [] if folder is None else [path for path in cases(folder) if _is_about(path, adapter)]
-        config = _config(table, paths)
+        config = _config(adapter, table, paths)
         made = adapter()
         made.configure(config)
     except ConfigError as error:
@@ -168,11 +168,11 @@ def _is_about(path: Path, adapter: type[Adapter]) -> bool:
     return Case(path, adapters={adapter.ID: adapter}).adapter_name == adapter.ID
 
 
-def _config(table: Mapping[str, object] | None, paths: Sequence[Path]) -> ProviderConfig:
+def _config(adapter: type[Adapter], table: Mapping[str, object] | None, paths: Sequence[Path]) -> ProviderConfig:
     """From the table that was given, else from the first case, else what most adapters take."""
     if table is None:
         if paths:
-            return Case(paths[0]).config
+            return Case(paths[0], adapters={adapter.ID: adapter}).config
         return ProviderConfig(name="check", base_url=BASE_URL, api_key=Secret(API_KEY), extra={})
     extra = {name: value for name, value in table.items() if name not in ("adapter", "base_url", "api_key")}
     base_url, api_key = table.get("base_url"), table.get("api_key")
