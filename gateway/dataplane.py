@@ -21,6 +21,7 @@ from gateway.exchange import Exchange, Headers, Message, Receive, Scope, Send
 from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, LISTS, MODELS, OPEN, REALTIME, build
 from gateway.readiness import Readiness, say_missing
 from gateway.settings import Cors
+from gateway.stages.list_models import client_dialect
 from gateway.wire import paths
 from gateway.wire.dialects import Dialect
 from gateway.wire.objects import ObjectPath, Operation
@@ -39,8 +40,8 @@ _MODELS: Final = b"/models"
 #: Of paths that are relayed without being understood.
 _RELAYED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _EXPOSED: Final = (
-    b"x-request-id, x-gateway-request-id, x-gateway-provider, x-gateway-attempts, x-gateway-cost-usd, retry-after, "
-    b"retry-after-ms, x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    b"x-request-id, request-id, x-gateway-request-id, x-gateway-provider, x-gateway-attempts, x-gateway-cost-usd, "
+    b"retry-after, retry-after-ms, x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
     b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 
@@ -102,6 +103,7 @@ class V1:
         if target.dialect is not Dialect.OPENAI_OTHER:
             return self._inference if method == "POST" else self._no_method
         if target.path == _MODELS or target.path.startswith(_MODELS + b"/"):
+            x.told_as = client_dialect(x.scope)
             return self._models
         if target.path == paths.GENERATION or target.path.startswith(paths.GENERATIONS):
             return self._generations

@@ -125,6 +125,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     reply_headers: Headers = []
     #: What the request does to which objects that a provider keeps; the router decides it.
     operation: "Operation | None" = None
+    #: The dialect that the answer and errors are in, where the path does not tell; the router decides that too.
+    told_as: Dialect | None = None
     # authenticate
     principal: Principal | None = None
     # receive

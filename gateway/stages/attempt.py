@@ -20,7 +20,7 @@ from gateway.registry import Provider
 from gateway.routing.hedge import Hedge, race
 from gateway.routing.refusal import refusal
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.dialects import COUNT_DIALECTS
+from gateway.wire.dialects import COUNT_DIALECTS, id_headers
 from gateway.wire.encoding import response_inflater
 from gateway.wire.taps import PassTap
 
@@ -181,7 +181,7 @@ async def _count(x: Exchange, call: Call) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", x.id.encode("ascii")),
+        *id_headers(call.dialect, x.id),
         *x.reply_headers,
     ]
     downstream.start(200, headers, chunked=False)

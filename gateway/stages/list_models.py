@@ -11,9 +11,10 @@ import msgspec
 
 from gateway.deps import Deps, Handler
 from gateway.errors import MethodNotAllowed, UnknownModel
-from gateway.exchange import Exchange, Offer
+from gateway.exchange import Exchange, Offer, Scope
 from gateway.kernel.constraints import Constraints
 from gateway.routing.permitted import may_use
+from gateway.wire.dialects import Dialect, id_headers
 
 #: OpenAI's schema wants an integer; the gateway does not know when a model was made.
 _CREATED = 0
@@ -77,6 +78,15 @@ class GoogleList(msgspec.Struct, frozen=True, kw_only=True):
     models: list[GoogleModel]
 
 
+def client_dialect(scope: Scope) -> Dialect:
+    """A dialect of those whose client asks for models."""
+    raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+    names = [name for name, _ in scope["headers"]]
+    if raw_path.startswith(_GOOGLE_PATHS) or _GOOGLE in names:
+        return Dialect.GEMINI_GENERATE
+    return Dialect.ANTHROPIC_MESSAGES if _ANTHROPIC in names else Dialect.OPENAI_OTHER
+
+
 async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """Answer with all models, or with the one whose id follows in the path."""
     if x.scope["method"] not in {"GET", "HEAD"}:
@@ -88,9 +98,10 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     if name and not offers:
         raise UnknownModel(name)
     answer: ModelCard | ModelList | AnthropicModel | AnthropicList | GoogleModel | GoogleList
-    if _is_googles(x):
-        answer = _google_model(name, offers) if name else _google_list(deps)
-    elif any(header == _ANTHROPIC for header, _ in x.scope["headers"]):
+    told_as = x.told_as or Dialect.OPENAI_OTHER
+    if told_as is Dialect.GEMINI_GENERATE:
+        answer = _google_model(name, offers) if name else _google_list(deps, allowed)
+    elif told_as is Dialect.ANTHROPIC_MESSAGES:
         answer = _anthropic_model(name, offers) if name else _anthropic_list(deps, allowed)
     elif name:
         answer = ModelCard(id=name, owned_by=offers[0].provider)
@@ -100,7 +111,7 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"x-request-id", x.id.encode()),
+        *id_headers(told_as, x.id),
         *x.reply_headers,
     ]
     x.committed = True
@@ -145,13 +156,6 @@ def _anthropic_list(deps: Deps, allowed: Constraints | None) -> AnthropicList:
     return AnthropicList(data=data, first_id=names[0] if names else None, last_id=names[-1] if names else None)
 
 
-def _is_googles(x: Exchange) -> bool:
-    raw_path: bytes = x.scope.get("raw_path") or x.scope["path"].encode()
-    if raw_path.startswith(_GOOGLE_PATHS):
-        return True
-    return any(name == _GOOGLE for name, _ in x.scope["headers"])
-
-
 def _google_model(name: str, offers: Sequence[Offer]) -> GoogleModel:
     """A model by what the first of its offers says."""
     offer = offers[0] if offers else None
@@ -164,5 +168,6 @@ def _google_model(name: str, offers: Sequence[Offer]) -> GoogleModel:
     )
 
 
-def _google_list(deps: Deps) -> GoogleList:
-    return GoogleList(models=[_google_model(name, deps.offers.find(name)) for name, _ in deps.offers.names()])
+def _google_list(deps: Deps, allowed: Constraints | None) -> GoogleList:
+    names = (name for name, _ in _names(deps, allowed))
+    return GoogleList(models=[_google_model(name, _offers(deps, name, allowed)) for name in names])

@@ -30,7 +30,7 @@ from gateway.routing.refusal import error_of, refusal
 from gateway.routing.verdict import Verdict, judge
 from gateway.settings import Timeouts
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.dialects import GEMINI_DIALECTS, Dialect
+from gateway.wire.dialects import GEMINI_DIALECTS, Dialect, id_headers
 from gateway.wire.encoding import Inflater, response_inflater
 from gateway.wire.headers import name_list, response_headers
 
@@ -147,8 +147,7 @@ def _begin(
             chunked = True
         else:
             headers.append((b"content-length", b"%d" % length))
-    if b"x-request-id" not in names:
-        headers.append((b"x-request-id", x.id.encode("ascii")))
+    headers += id_headers(x.target.dialect, x.id, names)
     if x.streaming:
         headers += [header for header in _STREAM_HEADERS if header[0] not in names]
     headers += x.reply_headers

@@ -14,7 +14,7 @@ from gateway.api import Counting
 from gateway.deps import Deps, Handler
 from gateway.errors import CallerGone, GatewayError, MethodNotAllowed, UpstreamRefused
 from gateway.exchange import Exchange, Headers
-from gateway.wire.dialects import error_body, error_event, error_status
+from gateway.wire.dialects import error_body, error_event, error_status, id_headers
 from gateway.wire.headers import response_headers
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,9 @@ async def rescue(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
 
 async def answer_error(x: Exchange, error: GatewayError) -> None:
     """Answer with an error nothing else was answered before."""
+    dialect = x.told_as or x.target.dialect
     body = error_body(
-        x.target.dialect,
+        dialect,
         status=error.status,
         type=error.type,
         code=error.code,
@@ -64,7 +65,7 @@ async def answer_error(x: Exchange, error: GatewayError) -> None:
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"x-request-id", x.id.encode()),
+        *id_headers(dialect, x.id),
         *x.reply_headers,
     ]
     if error.retry_after_s is not None:
@@ -77,7 +78,7 @@ async def answer_error(x: Exchange, error: GatewayError) -> None:
     if x.attempts:
         headers.append((b"x-gateway-attempts", b"%d" % len(x.attempts)))
     x.committed = True
-    x.status = error_status(x.target.dialect, error.status)
+    x.status = error_status(dialect, error.status)
     x.bytes_out += len(body)
     if x.downstream is not None:
         x.downstream.start(x.status, headers, chunked=False)
@@ -94,8 +95,7 @@ async def _pass_on(x: Exchange, error: UpstreamRefused, body: bytes) -> None:
     assert downstream is not None
     headers = response_headers([*error.headers], keep_encoding=False)
     headers.append((b"content-length", b"%d" % len(body)))
-    if all(name != b"x-request-id" for name, _ in headers):
-        headers.append((b"x-request-id", x.id.encode()))
+    headers += id_headers(x.target.dialect, x.id, [name for name, _ in headers])
     headers += x.reply_headers
     if x.offer is not None:
         headers.append((b"x-gateway-provider", x.offer.provider.encode("latin-1", "replace")))

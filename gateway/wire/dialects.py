@@ -10,6 +10,7 @@ It decides neither which error to send nor its status beyond what a dialect call
 """
 
 import re
+from collections.abc import Container
 from enum import StrEnum
 
 import msgspec
@@ -157,6 +158,20 @@ def error_status(dialect: Dialect, status: int) -> int:
     if dialect in GEMINI_DIALECTS:
         return _GEMINI_STATUS.get(status, status)
     return status
+
+
+def id_headers(dialect: Dialect, request_id: str, names: Container[bytes] = ()) -> list[tuple[bytes, bytes]]:
+    """What tells the dialect's SDKs a request's id, but for the headers among `names`: the provider sent those.
+
+    Anthropic's read `request-id`, all others `x-request-id`.
+    """
+    value = request_id.encode("ascii")
+    headers = [] if b"x-request-id" in names else [(b"x-request-id", value)]
+    if (
+        dialect is Dialect.ANTHROPIC_MESSAGES or dialect is Dialect.ANTHROPIC_COUNT_TOKENS
+    ) and b"request-id" not in names:
+        headers.append((b"request-id", value))
+    return headers
 
 
 def error_body(

@@ -148,13 +148,15 @@ def client(gateway, **options) -> AsyncAnthropic:
 
 async def test_a_message_is_the_providers_byte_for_byte(house, server):
     """Case 91, as the client of today sends it."""
-    gateway, upstream = await house(same(answer(WHOLE)), server=server)
+    gateway, upstream = await house(same(answer(WHOLE, headers=[(b"request-id", b"req_own")])), server=server)
 
     async with client(gateway) as own:
         raw = await own.messages.with_raw_response.create(**ASK)
         message = await raw.parse()
 
     assert await raw.read() == WHOLE
+    assert raw.headers.get_list("request-id") == ["req_own"]
+    assert raw.headers["x-request-id"] == raw.headers["x-gateway-request-id"]
     assert message.content[0].text == "Hello."
     [request] = upstream.requests
     assert request.target == b"/v1/messages"

@@ -273,3 +273,16 @@ async def test_tokens_are_counted_by_estimate_and_nobody_is_asked(stage):
 
     assert 700 < counted.total_tokens < 2000
     assert upstream.connections == 0
+
+
+async def test_an_unknown_model_is_an_error_in_the_shape_of_who_asks(stage):
+    """Case 96, Google's."""
+    upstream = await stage.upstream(same(answer(b"{}")))
+    provider = stage.provider(upstream, models=("gpt-x",))
+    gateway, _ = await stage.gateway(same(answer(b"{}")), providers={"local": provider})
+
+    async with client_of(gateway).aio as client:
+        with pytest.raises(errors.ClientError) as caught:
+            await client.models.get(model="nobody")
+
+    assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")

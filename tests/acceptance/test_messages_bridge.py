@@ -7,8 +7,9 @@ import msgspec
 import pydantic
 import pytest
 
-from gateway.settings import Model
+from gateway.settings import Model, Routing, Settings
 from tests.acceptance.answers import (
+    CHAT,
     DONE,
     LAST_CHUNK,
     USAGE,
@@ -19,7 +20,7 @@ from tests.acceptance.answers import (
     stream_head,
 )
 from tests.gateways import RunningGateway
-from tests.upstreams import CLOSE, RECEIVE, REPEAT, Until, answer, chunk, events, play
+from tests.upstreams import CLOSE, RECEIVE, REPEAT, Pause, Until, answer, chunk, events, play
 
 ASK = {"model": "gpt-x", "max_tokens": 64, "messages": [{"role": "user", "content": "Hi"}]}
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -391,3 +392,69 @@ async def test_models_are_listed_in_the_shape_of_who_asks(stage):
     assert [model.id for model in page.data] == [card.id for card in cards.data]
     assert page.has_more is False
     assert (one.id, one.type, one.max_input_tokens) == ("gpt-x", "model", 1000)
+
+
+async def test_an_unknown_model_is_an_error_in_the_shape_of_who_asks(stage):
+    """Case 96."""
+    upstream = await stage.upstream(same(answer(CHAT)))
+    provider = stage.provider(upstream, models=("gpt-x",))
+    gateway, _ = await stage.gateway(same(answer(CHAT)), providers={"local": provider})
+
+    async with client_of(gateway) as client:
+        with pytest.raises(anthropic.NotFoundError) as unknown:
+            await client.models.retrieve("nobody/knows")
+    async with client_of(gateway, api_key="gw_live_nobody") as stranger:
+        with pytest.raises(anthropic.AuthenticationError) as unauthenticated:
+            await stranger.models.list()
+
+    for caught, kind in ((unknown.value, "not_found_error"), (unauthenticated.value, "authentication_error")):
+        assert (caught.body["type"], caught.body["error"]["type"]) == ("error", kind)
+        assert caught.request_id == caught.body["request_id"] == caught.response.headers["x-request-id"]
+    assert "nobody/knows" in unknown.value.body["error"]["message"]
+
+
+async def test_a_request_id_is_found_where_the_client_looks_for_it(stage, server):
+    """Of answers, streams and refusals alike."""
+    gateway, _ = await stage.gateway(
+        play(RECEIVE, answer(CHAT), RECEIVE, events(*chat_stream("Hi")), RECEIVE, answer(error("No."), status=400)),
+        server=server,
+    )
+
+    async with client_of(gateway) as client:
+        whole = await client.messages.create(**ASK)
+        async with client.messages.stream(**ASK) as streamed:
+            await streamed.get_final_message()
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            await client.messages.create(**ASK)
+
+    found = [whole._request_id, streamed.request_id, refused.value.request_id]
+    records = await gateway.records(3)
+    assert found == [record.id for record in records]
+
+
+async def test_a_silent_stream_is_kept_alive_by_pings(stage, server):
+    """Anthropic's own way, between two events; its client passes over them."""
+    silent = play(
+        RECEIVE,
+        stream_head(),
+        chunk(sse(delta(role="assistant", content=""), delta("Hel"))),
+        Pause(0.6),
+        chunk(sse(delta("lo"), delta(finish="stop"), USAGE, DONE)),
+        b"0\r\n\r\n",
+        REPEAT,
+    )
+    gateway, _ = await stage.gateway(silent, settings=Settings(routing=Routing(comment_s=0.1)), server=server)
+
+    answered = await gateway.ask(msgspec.json.encode(ASK | {"stream": True}), path=b"/v1/messages")
+    async with client_of(gateway) as client:
+        seen = [event async for event in await client.messages.create(**ASK, stream=True)]
+
+    assert answered.whole
+    names = [block.partition(b"\n")[0] for block in answered.body.split(b"\n\n") if block]
+    assert names.count(b"event: ping") >= 1
+    assert names[0] == b"event: message_start"
+    assert names[-1] == b"event: message_stop"
+    assert b'event: ping\ndata: {"type":"ping"}\n\n' in answered.body
+    texts = [event.delta.text for event in seen if event.type == "content_block_delta"]
+    assert "".join(texts) == "Hello"
+    assert (seen[0].type, seen[-1].type) == ("message_start", "message_stop")
