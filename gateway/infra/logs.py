@@ -60,6 +60,7 @@ _TAMED = {
     "httpx2": logging.WARNING,
     "uvicorn": logging.WARNING,
     "uvicorn.error": logging.WARNING,
+    "websockets": logging.WARNING,
 }
 # Our access log is the one of the two that knows the route, the key and the tokens.
 _SILENCED = ("uvicorn.access",)

@@ -189,7 +189,10 @@ class JSONTap:
         source: UsageSource = "estimated" if self.complete else "partial"
         if self.errored or self._dialect in _NO_TEXT:
             return Usage(source=source)
-        return Usage(output_tokens=self._size // BYTES_PER_TOKEN, source=source)
+        # A body has more in it than text: log probabilities are many times as long as what they are about.
+        text = 0 if self._tail else _answer_bytes(self._fold())
+        tokens = -(-text // BYTES_PER_TOKEN) if text else self._size // BYTES_PER_TOKEN
+        return Usage(output_tokens=tokens, source=source)
 
     def _fold(self) -> bytes:
         """What is kept, in one piece: all of it, or the end."""
@@ -707,6 +710,26 @@ def _text_bytes(data: bytes) -> int:
         if isinstance(choice, dict):
             total += _length(choice.get("text")) + _length(choice.get("delta"))
     return total
+
+
+def _answer_bytes(body: bytes) -> int:
+    """How many bytes of generated text a plain answer carries; 0 where it is cut, or has none in these places."""
+    try:
+        answer = _decode_any(body)
+    except _UNREADABLE:
+        return 0
+    if not isinstance(answer, dict):
+        return 0
+    choices, items = answer.get("choices"), answer.get("output")
+    total = sum(_length(choice.get("text")) + _length(choice.get("message")) for choice in _dicts(choices))
+    for item in _dicts(items):
+        total += _length(item.get("arguments"))
+        total += sum(_length(part) for part in (*_dicts(item.get("content")), *_dicts(item.get("summary"))))
+    return total
+
+
+def _dicts(values: object) -> list[dict[str, object]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def _length(value: object) -> int:

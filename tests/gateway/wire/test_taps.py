@@ -587,6 +587,27 @@ def test_an_error_in_a_good_answer_is_seen():
     assert tap.delivered() == Usage(source="estimated")
 
 
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        (b'{"choices":[{"message":{"role":"assistant","content":"four and more"},"logprobs":{"content":[1,2]}}]}', 4),
+        (b'{"choices":[{"message":{"content":"four"}},{"message":{"content":"four"}}]}', 2),
+        (b'{"choices":[{"text":"x"}]}', 1),
+        (b'{"choices":[{"message":{"content":null,"tool_calls":[{"function":{"arguments":"{\\"a\\":1}"}}]}}]}', 2),
+        (b'{"choices":[{"message":{"content":"","reasoning_content":"12345678"}}]}', 2),
+        (b'{"output":[{"content":[{"text":"four"}],"summary":[]},{"summary":[{"text":"four"}]}]}', 2),
+        (b'{"output":[{"arguments":"{}"}],"text":{"format":{}}}', 1),
+        (b'{"choices":[{}],"said":"elsewhere, somehow"}', 11),
+        (b'{"choices":[1],"output":{}}', 6),
+    ],
+)
+def test_a_body_without_a_report_is_estimated_by_its_text(body: bytes, tokens: int):
+    tap = JSONTap(CHAT)
+    run(tap, body)
+
+    assert tap.delivered() == Usage(output_tokens=tokens, source="estimated")
+
+
 @pytest.mark.parametrize("mark", [b"", b"data: [DONE]\n\n"])
 def test_case_73_a_stream_of_nothing_but_an_error_delivered_nothing(mark: bytes):
     tap = SSETap(CHAT)
