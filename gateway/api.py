@@ -262,6 +262,19 @@ class Extended(Protocol):
 
 
 @runtime_checkable
+class Listing(Protocol):
+    """For an adapter whose provider tells which models it has. Optional.
+
+    It is asked in the background now and then, with the first key, and never for a caller. The answer is JSON, in a
+    shape that `gateway/catalogue/listing.py` reads.
+    """
+
+    def listing(self, page: str) -> UpstreamRequest | None:
+        """The request for the list, None where there is none; `page` is empty, or what the last answer named as next."""
+        ...
+
+
+@runtime_checkable
 class Lifecycle(Protocol):
     """For an adapter or a plugin that needs more than bytes: a process to talk to, a file to close. Optional."""
 
@@ -552,6 +565,7 @@ __all__ = [
     "Known",
     "KnownProvider",
     "Lifecycle",
+    "Listing",
     "Offer",
     "OnAttempt",
     "OnHead",

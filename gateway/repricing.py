@@ -1,8 +1,9 @@
-"""What the offers of this process cost, kept up to date: by the clock, and by what administrators set.
+"""What the offers of this process cost, kept up to date: by the clock, by what administrators set, and by what
+providers say of their models.
 
 Rules:
 - A table of offers is made anew when a price changes by its date or its hour, and when `overrides.CHANNEL` says that
-  something was set; it then takes the place of the old one at once and as a whole.
+  something was set, or that a provider's list changed; it then takes the place of the old one at once and as a whole.
 - What is set counts from the first request on: it is read before the process serves, and again whenever notices may
   have been missed. Where the database does not answer, the prices known last hold, and it is asked again.
 - Prices that could not be used (the configuration changed under them) are passed over, model by model, and logged.
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
+from gateway.catalogue.lists import Lists, read_lists
 from gateway.catalogue.overrides import CHANNEL, Override, pricer_with, read_overrides
 from gateway.catalogue.prices import Catalogue
 from gateway.catalogue.rows import Pricer
@@ -21,7 +23,7 @@ from gateway.errors import ConfigError, StoreUnavailable
 from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database
 from gateway.infra.redis import Redis
-from gateway.kernel.offers import OfferTable
+from gateway.kernel.offers import Known, OfferTable
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,27 +49,29 @@ class Prices:
         self._clock = clock
         self.catalogue = catalogue
         self.overrides: Mapping[str, Override] = {}
+        self.lists = Lists()
         self.pricer = pricer_with(settings, catalogue, {})
 
     def table(self) -> OfferTable:
         """The offers at the prices of this moment."""
         price = partial(self.pricer.price, at=self._clock.now())
-        return OfferTable.of(self._settings, self._models, price=price)
+        return OfferTable.of(self._settings, self._models, price=price, know=self._know)
 
     async def read(self, database: Database) -> None:
-        """Take what administrators have set.
+        """Take what administrators have set, and what providers say.
 
         Raises:
             StoreUnavailable
         """
-        found = await read_overrides(database)
-        if found != self.overrides:
+        found, lists = await read_overrides(database), await read_lists(database)
+        if found != self.overrides or lists != self.lists:
+            self.lists = lists
             self.pricer = self._price(found)
             self.overrides = found
 
     async def follow_overrides(self, database: Database, redis: Redis, put: Callable[[OfferTable], None]) -> None:
         """Read again whenever something was set."""
-        async for _ in redis.subscribe(CHANNEL):
+        async for message in redis.subscribe(CHANNEL):
             before = self.pricer
             while True:
                 try:
@@ -75,7 +79,8 @@ class Prices:
                     break
                 except StoreUnavailable:
                     await asyncio.sleep(RETRY_S)
-            if self.pricer is not before:
+            # Whoever tells us wants a new table, whatever changed.
+            if self.pricer is not before or message is not None:
                 put(self.table())
 
     async def follow_clock(self, put: Callable[[OfferTable], None]) -> None:
@@ -89,7 +94,7 @@ class Prices:
 
     def _price(self, overrides: Mapping[str, Override]) -> Pricer:
         try:
-            return pricer_with(self._settings, self.catalogue, overrides)
+            return pricer_with(self._settings, self.catalogue, overrides, self.lists)
         except ConfigError:
             pass
         usable = {}
@@ -99,4 +104,8 @@ class Prices:
                 usable[model] = override
             except ConfigError as error:
                 log.error("the price set for %s is not used: %s", model, error.message)  # noqa: TRY400  that says it
-        return pricer_with(self._settings, self.catalogue, usable)
+        return pricer_with(self._settings, self.catalogue, usable, self.lists)
+
+    def _know(self, provider: str, model: str, upstream_model: str) -> Known:
+        sizes = self.pricer.sizes(provider, model, upstream_model)
+        return Known(sizes.context_tokens, self.pricer.lacks(provider, upstream_model))

@@ -292,6 +292,21 @@ class Realtime(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ephemeral_keys: bool = False
 
 
+class Catalogue(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is found out about models, besides the prices that the program comes with."""
+
+    #: Ask providers which models they have, how much those take, and what they cost.
+    lists: bool = True
+    #: How often.
+    refresh_s: Seconds = 3600.0
+    #: Ask Hugging Face how much open models are used and liked, for `/catalog/models`.
+    huggingface: bool = False
+    huggingface_url: str = "https://huggingface.co"
+    huggingface_token: Secret | None = None
+    #: Where pages find a provider's logo, with `{domain}` for its site. Empty: nowhere.
+    logo_url: str = "https://www.google.com/s2/favicons?domain={domain}&sz=128"
+
+
 class Control(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The control plane: accounts and administration. Its bounds keep it from the data plane's memory and time."""
 
@@ -568,6 +583,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     objects: Objects = Objects()
     batches: Batches = Batches()
     realtime: Realtime = Realtime()
+    catalogue: Catalogue = Catalogue()
     control: Control = Control()
     identity: Identity = Identity()
     #: By a name of one's own, which stands in addresses such as /auth/login/NAME.

@@ -371,6 +371,8 @@ class ServedGateway:
             "PROVIDER_KEY": PROVIDER_KEY,
             "GATEWAY__AUTH__PEPPER": PEPPER,
             "GATEWAY__SERVER__DATA_DIR": str(self._dir / "data"),
+            # What a provider is scripted to be asked is what callers ask.
+            "GATEWAY__CATALOGUE__LISTS": "false",
         }
 
     async def __aenter__(self) -> Self:

@@ -118,6 +118,10 @@ class Azure(OpenAI):
             target += b"?" + b"&".join(parts)
         return msgspec.structs.replace(request, target=target)
 
+    def listing(self, page: str) -> UpstreamRequest | None:
+        # It lists models that could be deployed, not those that are.
+        return None
+
     def renewal(self, now_s: float) -> UpstreamRequest | None:
         return None if self._identity is None else self._identity.request()
 

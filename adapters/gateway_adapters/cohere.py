@@ -11,6 +11,7 @@ Cohere serves OpenAI's dialects too, with less in them: the row `cohere-compatib
 Source: Cohere's API reference, "Chat", "Chat with Streaming", "Embed" and "Errors", version 2.
 """
 
+import urllib.parse
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
@@ -155,6 +156,15 @@ class Cohere:
         if (head.header(b"content-type") or b"").startswith(b"text/event-stream"):
             return _ChatTap(call, head)
         return WholeTap(call, head, _read_answer)
+
+    def listing(self, page: str) -> UpstreamRequest | None:
+        # Its older version alone lists models.
+        target = self._path.removesuffix(b"/v2") + b"/v1/models?page_size=1000"
+        if page:
+            target += b"&page_token=" + urllib.parse.quote(page, safe="").encode()
+        return UpstreamRequest(
+            method=b"GET", origin=self._origin, target=target, headers=[*self._headers[1:]], body=b""
+        )
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:
         failure = failures.classify(head, body, secret=self._secret)

@@ -82,6 +82,10 @@ class Echo(OpenAI):
             return msgspec.structs.replace(request, origin=self._realtime)
         return request
 
+    def listing(self, page: str) -> UpstreamRequest | None:
+        # Any name will do.
+        return None
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self._connections), _HOST, 0)

@@ -151,6 +151,14 @@ class OpenAI:
     def classify(self, head: ResponseHead, body: bytes) -> Failure:
         return failures.classify(head, body, secret=self._secret)
 
+    def listing(self, page: str) -> UpstreamRequest | None:
+        if page:
+            return None
+        headers = [*self._headers]
+        return UpstreamRequest(
+            method=b"GET", origin=self._origin, target=self._path + b"/models", headers=headers, body=b""
+        )
+
     def _asks_for_usage(self, call: Call) -> bool:
         """Whether the usage is asked for on the gateway's behalf, so that the caller must not see the answer."""
         return call.peek.stream and not call.peek.include_usage and call.dialect in self._asks

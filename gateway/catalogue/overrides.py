@@ -15,12 +15,13 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from gateway.catalogue.lists import Lists
 from gateway.catalogue.prices import Catalogue
 from gateway.catalogue.rows import PRICE_KEYS, Pricer
 from gateway.infra.postgres import Database, load_queries
 from gateway.settings import Model, Settings
 
-#: Says that prices changed; the message means nothing.
+#: Says that prices changed, or what providers say of their models; the message means nothing.
 CHANNEL: Final = b"gateway:prices"
 USD_MAX: Final = 1_000_000.0
 MARKUP_MAX: Final = 100.0
@@ -61,14 +62,16 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
 assert set(PRICE_KEYS) < set(Override.__struct_fields__) < set(Model.__struct_fields__)
 
 
-def pricer_with(settings: Settings, catalogue: Catalogue, overrides: Mapping[str, Override]) -> Pricer:
+def pricer_with(
+    settings: Settings, catalogue: Catalogue, overrides: Mapping[str, Override], lists: Lists | None = None
+) -> Pricer:
     """What prices offers under these.
 
     Raises:
         ConfigError: one of them can't be meant.
     """
     rows = {model: override.over(settings.models.get(model, Model())) for model, override in overrides.items()}
-    return Pricer(msgspec.structs.replace(settings, models={**settings.models, **rows}), catalogue)
+    return Pricer(msgspec.structs.replace(settings, models={**settings.models, **rows}), catalogue, lists)
 
 
 async def read_overrides(database: Database) -> dict[str, Override]:

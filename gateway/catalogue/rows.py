@@ -1,9 +1,10 @@
-"""What an offer costs: the configuration's rows over the catalogue.
+"""What an offer costs: the configuration's rows over the provider's own list, and that over the catalogue.
 
 Rules:
 - `free = true` in a model's own row wins over everything: it costs nothing.
-- Else the prices of its own row, else the catalogue's, else those of `[models."*"]`, where `free` means that a model
-  may be called although nobody knows its price. The echo provider costs nobody anything, unless a row says so.
+- Else the prices of its own row, else what its provider's list says (`listing.py`), else the catalogue's, else those
+  of `[models."*"]`, where `free` means that a model may be called although nobody knows its price. The echo provider
+  costs nobody anything, unless a row says so.
 - A row with any price in it replaces the catalogue's price as a whole. What it leaves out costs what its plain kind
   costs, so a row that would give away all tokens by mistake is a ConfigError. A price a thousand times the
   catalogue's, or a thousandth of it, is refused: the model then has none, and `objections` says why.
@@ -20,6 +21,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.catalogue.card import ModelCard
+from gateway.catalogue.lists import Lists
 from gateway.catalogue.neighbours import Usual
 from gateway.catalogue.prices import Catalogue
 from gateway.errors import ConfigError
@@ -125,9 +127,10 @@ def catalogue_id(name: str, provider: ProviderSettings, catalogue: Catalogue) ->
 class Pricer:
     """Prices the offers of one configuration."""
 
-    def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
+    def __init__(self, settings: Settings, catalogue: Catalogue, lists: Lists | None = None) -> None:
         """Raises a ConfigError for a price or a markup that can't be meant, or a provider the catalogue lacks."""
         self._catalogue = catalogue
+        self._lists = lists or Lists()
         self._models = settings.models
         self._any = settings.models.get(ANY_MODEL, Model())
         self._ids = {name: catalogue_id(name, provider, catalogue) for name, provider in settings.providers.items()}
@@ -170,13 +173,22 @@ class Pricer:
         return min(changes, default=None)
 
     def sizes(self, provider: str, model: str, upstream_model: str) -> Sizes:
-        """The configuration's figures, else the catalogue's, else those of `[models."*"]`."""
+        """The configuration's figures, else its provider's, else the catalogue's, else those of `[models."*"]`."""
         row, card = self._models.get(model, Model()), self.card(provider, upstream_model)
+        listed = self._lists.facts(provider, upstream_model)
         context, longest = (None, None) if card is None else (card.context_tokens, card.output_tokens_max)
         return Sizes(
-            _first(row.context_tokens, context, self._any.context_tokens),
-            _first(row.max_output_tokens, longest, self._any.max_output_tokens),
+            _first(row.context_tokens, listed.context_tokens, context, self._any.context_tokens),
+            _first(row.max_output_tokens, listed.output_tokens_max, longest, self._any.max_output_tokens),
         )
+
+    def lacks(self, provider: str, upstream_model: str) -> tuple[str, ...]:
+        """What the provider's own list denies the model."""
+        return self._lists.facts(provider, upstream_model).lacks
+
+    def catalogue_ids(self) -> dict[str, str]:
+        """What the catalogue calls each configured provider; empty where it does not know it."""
+        return dict(self._ids)
 
     def card(self, provider: str, upstream_model: str) -> ModelCard | None:
         """The catalogue's card of what a configured provider calls `upstream_model`."""
@@ -213,7 +225,9 @@ class Pricer:
             return msgspec.structs.replace(own, markup_permille=markup), False
         if provider in self._free_providers:
             return None, True
-        published = self._catalogue.price(self._ids.get(provider, ""), upstream_model, at=at)
+        published = self._lists.facts(provider, upstream_model).price
+        if published is None:
+            published = self._catalogue.price(self._ids.get(provider, ""), upstream_model, at=at)
         fallback = self._rows.get(ANY_MODEL) if published is None and not self._any.free else published
         if fallback is None:
             return None, self._any.free

@@ -5,7 +5,7 @@ The most exact listing wins: a name, then the longest prefix, then `*`; among eq
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,26 @@ _TIMEOUTS: Final = Timeouts()
 Pricing = Callable[[str, str, str], tuple[Price | None, bool]]
 
 
+class Known(NamedTuple):
+    """What is known of a model at a provider besides its price; the configuration's own figures among it."""
+
+    context_tokens: int | None = None
+    lacks: tuple[str, ...] = ()
+
+
+#: The same three to what is known of it.
+Knowing = Callable[[str, str, str], Known]
+
+
+def _configured_only(models: Mapping[str, Model]) -> Knowing:
+    """Where nobody is asked but the configuration."""
+
+    def know(provider: str, model: str, upstream_model: str) -> Known:
+        return Known((models.get(model) or models.get("*") or _NO_MODEL).context_tokens)
+
+    return know
+
+
 class OfferTable:
     """The offers of one configuration."""
 
@@ -33,6 +53,7 @@ class OfferTable:
         *,
         models: Mapping[str, Model],
         price: Pricing,
+        know: Knowing | None = None,
         default: str = "",
         rows: Mapping[str, Provider] | None = None,
         timeouts: Timeouts = _TIMEOUTS,
@@ -45,6 +66,7 @@ class OfferTable:
         self._timeouts = timeouts
         self._models = models
         self._price = price
+        self._know = know or _configured_only(models)
         self._default = default
         self._exact: dict[str, tuple[Offer, ...]] = {}
         self._prefixes: list[tuple[str, str]] = []
@@ -63,7 +85,14 @@ class OfferTable:
         self._remembered: dict[str, tuple[Offer, ...]] = {}
 
     @classmethod
-    def of(cls, settings: Settings, providers: Mapping[str, Iterable[str]], *, price: Pricing) -> "OfferTable":
+    def of(
+        cls,
+        settings: Settings,
+        providers: Mapping[str, Iterable[str]],
+        *,
+        price: Pricing,
+        know: Knowing | None = None,
+    ) -> "OfferTable":
         """The table for a configuration and the providers that loaded."""
         default = settings.default_provider
         if not default and len(providers) == 1:
@@ -72,6 +101,7 @@ class OfferTable:
             providers,
             models=settings.models,
             price=price,
+            know=know,
             default=default,
             rows=settings.providers,
             timeouts=settings.upstream.timeouts,
@@ -101,6 +131,10 @@ class OfferTable:
                     return offer
         return None
 
+    def offer(self, model: str, provider: str) -> Offer:
+        """The offer of a model at a provider, listed or not; for looking at, nothing of it is remembered."""
+        return self._offer(model, provider)
+
     def is_listed(self, model: str) -> bool:
         """Whether the configuration names exactly this, so that no part of it is a wish."""
         return model in self._exact or model in self._aliases
@@ -128,6 +162,7 @@ class OfferTable:
         row = self._models.get(model)
         upstream_model = model if row is None else row.upstream.get(provider, model)
         price, free = self._price(provider, model, upstream_model)
+        known = self._know(provider, model, upstream_model)
         # What is no price holds for models without a row of their own, if it stands in the one for all of them.
         row = row or self._models.get("*") or _NO_MODEL
         at = self._rows.get(provider, _NO_PROVIDER)
@@ -140,8 +175,8 @@ class OfferTable:
             priority=row.priorities.get(provider, at.priority),
             weight=row.weights.get(provider, at.weight),
             tags=at.tags,
-            lacks=tuple(dict.fromkeys((*at.lacks, *row.lacks))),
-            context_tokens=row.context_tokens,
+            lacks=tuple(dict.fromkeys((*at.lacks, *row.lacks, *known.lacks))),
+            context_tokens=known.context_tokens,
             output_tokens_max=row.max_output_tokens,
             timeouts=_laid_over(at.timeouts or self._timeouts, row.timeouts),
         )

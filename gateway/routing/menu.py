@@ -13,6 +13,7 @@ Rules:
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from math import inf
 from typing import Final
 
 from gateway.errors import BadRequest, GatewayError, NoOffer, UnknownModel, Unpriced
@@ -88,10 +89,11 @@ class Menu:
         "count",
         "groups",
         "hedge",
-        "limited",
+        "lacks",
         "offers",
         "own",
         "policy",
+        "room_tokens",
         "sole_try",
         "spare",
         "warm",
@@ -126,8 +128,11 @@ class Menu:
         first = own.candidates[0]
         #: The only candidate with its only key, where there is nothing to choose at all.
         self.alone = first if len(self.offers) == 1 and len(first.health.provider.keys) == 1 else None
-        #: True where some offer can't do everything.
-        self.limited = any(offer.lacks or offer.context_tokens for offer in self.offers)
+        #: What some offer can't do.
+        self.lacks = frozenset(lack for offer in self.offers for lack in offer.lacks)
+        #: A prompt with its answer that is larger does not fit everywhere, where there is a choice.
+        sizes = [candidate.offer.context_tokens or inf for candidate in own.candidates]
+        self.room_tokens = min(sizes) if len(sizes) > 1 or context else inf
         #: True where coming back to the same offer saves money: a prompt it has kept is cheaper.
         self.warm = len(own.candidates) > 1 and any(_keeps_prompts(c.offer) for c in own.candidates)
 

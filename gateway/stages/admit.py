@@ -84,9 +84,11 @@ def _menu(call: Call, wishes: Preferences, tokens: int, allowed: Constraints | N
         menu = menus.find(call.model, call.dialect)
     if allowed is not None:
         menu = permit(menu, allowed, call.model, named=bool(wishes.models))
-    if wishes is NONE and not menu.limited:
+    # Bodies are searched only where some offer can't do something.
+    needs = needs_of(call) & menu.lacks if menu.lacks else _NO_NEEDS
+    if wishes is NONE and not needs and tokens <= menu.room_tokens:
         return menu
-    return narrow(menu, wishes, needs=needs_of(call) if menu.limited else _NO_NEEDS, tokens=tokens)
+    return narrow(menu, wishes, needs=needs, tokens=tokens)
 
 
 def _wishes(call: Call, deps: Deps) -> Preferences:

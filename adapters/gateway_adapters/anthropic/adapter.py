@@ -9,6 +9,7 @@ Source: Anthropic's API reference.
 """
 
 import re
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final, Literal
 
@@ -166,6 +167,16 @@ class Anthropic:
         if head.status == 413:
             return msgspec.structs.replace(failure, code="request_too_large")
         return failure
+
+    def listing(self, page: str) -> UpstreamRequest | None:
+        query = b"?limit=1000" + (b"&after_id=" + urllib.parse.quote(page, safe="").encode("ascii") if page else b"")
+        return UpstreamRequest(
+            method=b"GET",
+            origin=self._origin,
+            target=self._path + b"/models" + query,
+            headers=_with_betas([*self._own, self._version], self._betas),
+            body=b"",
+        )
 
     def _translated(self, call: Call, offer: Offer) -> UpstreamRequest:
         made = translate(call.body, model=offer.upstream_model, output_tokens_max=offer.output_tokens_max)

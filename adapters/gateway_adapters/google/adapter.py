@@ -120,6 +120,16 @@ class Google:
             body=_renamed(call, resource, verb),
         )
 
+    def listing(self, page: str) -> UpstreamRequest | None:
+        query = b"?pageSize=1000" + (b"&pageToken=" + urllib.parse.quote(page, safe="").encode() if page else b"")
+        return UpstreamRequest(
+            method=b"GET",
+            origin=self._origin,
+            target=self._path + b"/models" + query,
+            headers=[*self._headers],
+            body=b"",
+        )
+
     def resource(self, model: str) -> str:
         """The model as the API names it."""
         return model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"

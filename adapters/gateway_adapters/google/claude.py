@@ -66,6 +66,10 @@ class VertexAnthropic(Anthropic):
             target, body = self._target(offer.upstream_model, stream=call.peek.stream), _versioned(made.body)
         return msgspec.structs.replace(made, target=target, body=body)
 
+    def listing(self, page: str) -> UpstreamRequest | None:
+        # As `vertex.py` says.
+        return None
+
     def _target(self, model: str, *, stream: bool) -> bytes:
         verb = b":streamRawPredict" if stream else b":rawPredict"
         return self._prefix + urllib.parse.quote(model, safe="@").encode("ascii") + verb

@@ -112,6 +112,10 @@ class Vertex(Google):
         body, dropped = predict_request(call)
         return b":predict", body, dropped
 
+    def listing(self, page: str) -> UpstreamRequest | None:
+        # Its list of publishers' models needs another right, and knows neither sizes nor prices.
+        return None
+
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
         if not self._headers:
             raise no_token()

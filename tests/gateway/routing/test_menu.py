@@ -194,7 +194,7 @@ def test_a_sort_is_a_strategy():
 def test_who_can_not_do_it_is_passed_over():
     menu = menus({"m": (offer("a", lacks=("tools", "vision")), offer("b", lacks=("vision",)))}).find("m", CHAT)
 
-    assert menu.limited
+    assert menu.lacks == {"tools", "vision"}
     assert providers_of(narrowed(menu, needs=frozenset({"tools"}))) == ["b"]
     with pytest.raises(BadRequest, match="vision"):
         narrowed(menu, needs=frozenset({"vision"}))

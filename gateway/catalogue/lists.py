@@ -1,0 +1,132 @@
+"""Providers' own lists of their models, as they are kept: whole for the catalogue that people read, in short for the
+data plane.
+
+Rules:
+- What a provider said last stays until it says something else, however long it can't be reached.
+- A list that changed is announced on `overrides.CHANNEL`: workers read the facts of all of them and put a new table
+  of offers in place of the old one.
+- Facts are decoded when a provider's models are first asked for: most of some thousands are never called.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.catalogue.listing import ListedModel
+from gateway.infra.postgres import Database, load_queries
+from gateway.kernel.money import Price
+
+_queries: Final = load_queries(Path(__file__).with_name("lists.sql"))
+
+
+class Facts(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What of a listed model the data plane works with."""
+
+    context_tokens: int | None = None
+    output_tokens_max: int | None = None
+    lacks: tuple[str, ...] = ()
+    price: Price | None = None
+
+
+_NOTHING: Final = Facts()
+_decode_facts: Final = msgspec.msgpack.Decoder(dict[str, Facts]).decode
+_decode_models: Final = msgspec.msgpack.Decoder(tuple[ListedModel, ...]).decode
+
+
+class Lists:
+    """The facts of all providers' models, by the names that the configuration gives providers."""
+
+    def __init__(self, encoded: Mapping[str, bytes] | None = None) -> None:
+        self.encoded = encoded or {}
+        self._decoded: dict[str, dict[str, Facts]] = {}
+
+    def facts(self, provider: str, upstream_model: str) -> Facts:
+        """What a provider says of the model that it calls `upstream_model`; nothing where it says nothing."""
+        models = self._decoded.get(provider)
+        if models is None:
+            raw = self.encoded.get(provider)
+            models = self._decoded[provider] = {} if raw is None else _decode_facts(raw)
+        return models.get(upstream_model, _NOTHING)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lists) and self.encoded == other.encoded
+
+    __hash__ = None  # type: ignore[assignment]  # it is compared, never a key
+
+
+def encode_facts(models: Iterable[ListedModel]) -> bytes:
+    """The facts of a list; models that nothing is said of are left out."""
+    facts = {
+        model.id: fact
+        for model in models
+        if (fact := Facts(model.context_tokens, model.output_tokens_max, model.lacks, model.price)) != _NOTHING
+    }
+    return msgspec.msgpack.encode(facts)
+
+
+def encode_models(models: tuple[ListedModel, ...]) -> bytes:
+    return zlib.compress(msgspec.msgpack.encode(models))
+
+
+def decode_models(data: bytes) -> tuple[ListedModel, ...]:
+    return _decode_models(zlib.decompress(data))
+
+
+def digest_of(models: tuple[ListedModel, ...]) -> bytes:
+    """The same for the same list."""
+    return blake2b(msgspec.msgpack.encode(models), digest_size=16).digest()
+
+
+async def read_lists(database: Database) -> Lists:
+    """The facts of all of them.
+
+    Raises:
+        StoreUnavailable
+    """
+    rows = await database.fetch(_queries["read_facts"])
+    return Lists({row["provider"]: row["facts"] for row in rows})
+
+
+class ListStore:
+    """The lists in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def know(self, providers: Iterable[str]) -> None:
+        """These can be asked."""
+        await self._database.execute(_queries["know"], list(providers))
+
+    async def claim(self, providers: Iterable[str], *, lease_s: float) -> list[tuple[str, bytes | None, int]]:
+        """Whose turn it is, some at a time: the provider, the digest of what it said last, failures in a row."""
+        rows = await self._database.fetch(_queries["claim"], list(providers), lease_s)
+        return [(row["provider"], row["digest"], row["failures"]) for row in rows]
+
+    async def put(self, provider: str, models: tuple[ListedModel, ...], *, next_s: float) -> None:
+        await self._database.execute(
+            _queries["put"],
+            provider,
+            digest_of(models),
+            encode_models(models),
+            encode_facts(models),
+            len(models),
+            next_s,
+        )
+
+    async def keep(self, provider: str, *, next_s: float) -> None:
+        await self._database.execute(_queries["keep"], provider, next_s)
+
+    async def postpone(self, provider: str, why: str, *, next_s: float) -> None:
+        await self._database.execute(_queries["postpone"], provider, why, next_s)
+
+    async def digests(self) -> dict[str, bytes]:
+        """Of every list there is."""
+        return {row["provider"]: row["digest"] for row in await self._database.fetch(_queries["read_digests"])}
+
+    async def read(self, provider: str) -> tuple[ListedModel, ...]:
+        data = await self._database.fetch_value(_queries["read_list"], provider)
+        return () if data is None else decode_models(data)
