@@ -82,6 +82,14 @@ async def make_key(owner: Caller) -> dict[str, object]:
     return {"key_id": (await owner.key()).key_id}
 
 
+async def make_reject(owner: Caller) -> dict[str, object]:
+    """Usage that could not be settled."""
+    reject_id = await owner.desk.parts.database.fetch_value(
+        "insert into settle_rejects (partition, stream_id, record, reason) values (0, '1-1', '', 'a test') returning id"
+    )
+    return {"reject_id": reject_id}
+
+
 async def name_role(owner: Caller) -> dict[str, object]:
     return {"role": "developer"}
 
@@ -175,6 +183,15 @@ CASES: dict[str, Case] = {
     "POST /admin/add_credits": Case("admin", {"account_id": 2**62, "credits": 1, "reason": "a test"}),
     "POST /admin/deduct_credits": Case("admin", {"account_id": 2**62, "credits": 1, "reason": "a test"}),
     "GET /admin/credit-transactions": Case("admin"),
+    **{
+        f"GET /admin/{name}": Case("admin")
+        for name in ("monitor", "status", "cache-status", "huggingface-cache-status", "settle-rejects", "models")
+    },
+    **{f"POST /admin/refresh-{name}": Case("admin") for name in ("models", "providers", "huggingface-cache")},
+    "POST /admin/settle-rejects/{reject_id:int}/retry": Case("admin", {"reason": "a test"}, make_reject),
+    "POST /admin/settle-rejects/{reject_id:int}/discard": Case("admin", {"reason": "a test"}, make_reject),
+    "PUT /admin/models/prices": Case("admin", {"model": "echo", "prices": {"markup": 2.0}, "reason": "a test"}),
+    "DELETE /admin/models/prices": Case("admin", {"model": "nobody's", "reason": "a test"}),
     "POST /admin/limit": Case("admin", {"api_key": "nobody's", "requests_per_minute": 1}),
 }
 

@@ -17,6 +17,10 @@ NOTHING_CHANGES = {
     "DELETE /auth/session": "ends the caller's own session",
     "DELETE /user/sessions/{session_id:int}": "ends one of the caller's own sessions",
     "POST /teams/{account_id:int}/switch": "says where the caller works now",
+    **{
+        f"POST /admin/refresh-{name}": "has workers read again what is there"
+        for name in ("models", "providers", "huggingface-cache")
+    },
 }
 #: Routes that anybody may call: what they leave is tested with what they do.
 OPEN = {route.path for route in ROUTES if route.access == "public"}
@@ -44,6 +48,22 @@ async def some_key(boss: Caller) -> dict[str, object]:
     return {"api_key": key.key_id}
 
 
+async def own_key(boss: Caller) -> dict[str, object]:
+    await boss.key()
+    return {}
+
+
+async def own_limits(boss: Caller) -> dict[str, object]:
+    key = await boss.key()
+    limits = {f"{unit}_per_{window}": 1 for unit in ("requests", "tokens") for window in ("minute", "hour", "day")}
+    return {"updates": [{"key_id": key.key_id, **limits}]}
+
+
+async def some_price(boss: Caller) -> dict[str, object]:
+    await boss.put("/admin/models/prices", {"model": "echo", "prices": {"markup": 2.0}, "reason": "a test"})
+    return {"model": "echo"}
+
+
 #: What each leaves. A new route that changes something belongs here, or above with a reason.
 CHANGES: dict[str, Change] = {
     "PUT /user/password": Change("users.change_login"),
@@ -62,6 +82,19 @@ CHANGES: dict[str, Change] = {
     "POST /admin/accounts/{account_id:int}/activate": Change("accounts.activate"),
     "POST /admin/add_credits": Change("credits.add", {"credits": 1, "reason": "a test"}, some_account),
     "POST /admin/deduct_credits": Change("credits.deduct", {"credits": 1, "reason": "a test"}, some_account),
+    "POST /user/api-keys": Change("api_keys.create"),
+    "PUT /user/api-keys/{key_id}": Change("api_keys.update"),
+    "DELETE /user/api-keys/{key_id}": Change("api_keys.revoke"),
+    "POST /user/api-keys/{key_id}/rotate": Change("api_keys.rotate"),
+    "POST /user/api-keys/rotate": Change("api_keys.rotate", {}, own_key),
+    "PUT /user/rate-limits/{key_id}": Change("rate_limits.update"),
+    "POST /user/rate-limits/bulk-update": Change("rate_limits.update", {}, own_limits),
+    "POST /admin/assign-plan": Change("plans.assign", {"plan_id": "dev"}, some_account),
+    "POST /plans/assign": Change("plans.assign", {"plan_id": "dev"}, some_account),
+    "POST /admin/settle-rejects/{reject_id:int}/retry": Change("usage.retry"),
+    "POST /admin/settle-rejects/{reject_id:int}/discard": Change("usage.discard"),
+    "PUT /admin/models/prices": Change("prices.set"),
+    "DELETE /admin/models/prices": Change("prices.drop", {"reason": "a test"}, some_price),
     "POST /admin/limit": Change("api_keys.set_limits", {"requests_per_minute": 5}, some_key),
 }
 #: What changed there is a password or a name, and neither is written down.
@@ -149,6 +182,7 @@ async def test_members_of_an_account_do_not_read_its_log(desk: Desk):
 
 async def test_the_view_of_keys_has_the_fields_that_clients_read(desk: Desk):
     ann = await desk.person()
+    await write(desk, ann, action="api_keys.revoke", object_id="gone")
     await write(desk, ann, action="api_keys.rotate", object_id="hers", before={"name": "a"}, after={"name": "b"})
 
     found = (await ann.get("/user/api-keys/audit-logs", action="rotate")).json
@@ -167,6 +201,8 @@ async def test_the_view_of_keys_has_the_fields_that_clients_read(desk: Desk):
     assert found["logs"][0]["action"] == "rotate"
     assert found["logs"][0]["details"] == {"before": {"name": "a"}, "after": {"name": "b"}}
     assert (await ann.get("/user/api-keys/audit-logs", action="create")).json["total_logs"] == 0
+    deleted = (await ann.get("/user/api-keys/audit-logs", action="delete")).json
+    assert [(each["action"], each["key_id"]) for each in deleted["logs"]] == [("delete", "gone")]
     assert (await ann.get("/user/api-keys/audit-logs", action="look")).status == 422
     assert (await ann.get("/user/api-keys/audit-logs", start_date="yesterday")).status == 422
 

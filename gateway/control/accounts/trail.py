@@ -23,6 +23,9 @@ EXPORT_PAGE: Final = 500
 EXPORT_TIMEOUT_S: Final = 600.0
 NDJSON: Final = "application/x-ndjson"
 _TAG: Final = "audit"
+#: What clients call an action, and what stands in the log.
+_WRITTEN: Final = {"delete": "revoke"}
+_SHOWN: Final = {written: shown for shown, written in _WRITTEN.items()}
 _queries: Final = load_queries(Path(__file__).with_name("trail.sql"))
 _encode_line: Final = msgspec.json.Encoder().encode
 
@@ -133,7 +136,7 @@ class KeyTrail(msgspec.Struct, frozen=True, kw_only=True):
 async def list_key_changes(call: Call[Nothing, KeyTrailFilter]) -> KeyTrail:
     """What was done with the account's keys: made, changed, rotated, deleted."""
     query, database = call.query, call.parts.database
-    action = None if query.action is None else f"api_keys.{query.action}"
+    action = None if query.action is None else f"api_keys.{_WRITTEN.get(query.action, query.action)}"
     span = in_utc(query.start_date, "start_date"), in_utc(query.end_date, "end_date")
     wanted = (call.actor.account_id, query.key_id, action, *span)
     before = _place(query.cursor)
@@ -248,12 +251,13 @@ def _change(row: Row) -> Change:
 
 
 def _key_change(row: Row) -> KeyChange:
+    action = row["action"].partition(".")[2]
     facts = {"before": _values(row["before"]), "after": _values(row["after"]), "reason": row["reason"]}
     return KeyChange(
         id=row["id"],
         key_id=row["object_id"],
         user_id=row["actor_user_id"],
-        action=row["action"].partition(".")[2],
+        action=_SHOWN.get(action, action),
         details={name: value for name, value in facts.items() if value is not None},
         ip=row["ip"],
         user_agent=row["user_agent"],

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from gateway.control.admin import credit, people
+from gateway.control.admin import credit, people, prices, system
 from gateway.control.route import Route
 
-ROUTES: Final[tuple[Route, ...]] = (*people.ROUTES, *credit.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (*people.ROUTES, *credit.ROUTES, *prices.ROUTES, *system.ROUTES)

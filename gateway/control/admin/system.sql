@@ -1,0 +1,45 @@
+-- Statements about the whole gateway, for administrators.
+
+-- count_people: who there is
+select count(*) as users, count(*) filter (where status = 'suspended') as suspended from users where status <> 'deleted';
+
+-- sum_day: what all accounts did on a day, and how many did anything
+select count(distinct account_id) as accounts, coalesce(sum(requests), 0)::bigint as requests,
+       coalesce(sum(failures), 0)::bigint as failures, coalesce(sum(input_tokens), 0)::bigint as input_tokens,
+       coalesce(sum(output_tokens), 0)::bigint as output_tokens, coalesce(sum(cost_nanos), 0)::bigint as cost_nanos
+from activity_days
+where day = $1;
+
+-- top_accounts: who used most on a day
+select d.account_id, a.name, d.requests, d.tokens, d.cost_nanos
+from (
+    select account_id, sum(requests)::bigint as requests, sum(input_tokens + output_tokens)::bigint as tokens,
+           sum(cost_nanos)::bigint as cost_nanos
+    from activity_days
+    where day = $1
+    group by account_id
+    order by tokens desc, account_id
+    limit 10
+) d
+join accounts a on a.id = d.account_id
+order by d.tokens desc, d.account_id;
+
+-- sum_providers: what all accounts did at each provider since an hour
+select provider, sum(requests)::bigint as requests, sum(failures)::bigint as failures,
+       sum(input_tokens + output_tokens)::bigint as tokens, sum(cost_nanos)::bigint as cost_nanos,
+       sum(latency_ms)::bigint as latency_ms
+from traffic_hours
+where hour >= $1
+group by provider
+order by requests desc, provider
+limit 1000;
+
+-- last_requests: of all accounts; the time is inside the id, so the primary keys are in its order
+select request_id, created_at, account_id, key_id, model, provider, status, outcome, input_tokens, output_tokens,
+       cost_nanos, latency_ms
+from usage_records
+order by request_id desc
+limit 20;
+
+-- count_waiting: credit on its way to Redis
+select count(*) from credit_outbox;
