@@ -124,7 +124,7 @@ def _adapter(entry_point: EntryPoint, table: Mapping[str, object] | None, folder
         return
     yield from _facts(adapter, made)
     yield from _cases(adapter, paths)
-    subject = Subject(adapter, config, conversations_of(adapter, config, paths))
+    subject = Subject(adapter, config, conversations_of(adapter, config, paths, adapters={adapter.ID: adapter}))
     if not subject.answers:
         yield Line("warn", "answers", "none is known to make faults of: give golden cases by --cases DIR")
     for fault in FAULTS:

@@ -53,7 +53,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     first_byte_s: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
-    usage: Usage | None = None
+    #: The counts that are not zero.
+    usage: Mapping[str, object] = {}
     cost_nanos: int = 0
     client: str = ""
     tags: Mapping[str, str] = {}
@@ -168,7 +169,7 @@ class RequestLog:
             first_byte_s=record.first_byte_s,
             bytes_in=record.bytes_in,
             bytes_out=record.bytes_out,
-            usage=record.usage,
+            usage={} if record.usage is None else _counts(record.usage),
             cost_nanos=record.cost_nanos,
             client=record.client,
             tags=record.tags,
@@ -197,6 +198,11 @@ class RequestLog:
             log.error("request log: %d lines are lost: %s", len(lines), error)  # noqa: TRY400  the text says it all
         for _ in lines:
             self._lines.popleft()
+
+
+def _counts(usage: Usage) -> dict[str, object]:
+    given = {name: getattr(usage, name) for name in Usage.__struct_fields__}
+    return {name: value for name, value in given.items() if value or name == "source"}
 
 
 def _check_webhook(settings: _Table) -> None:

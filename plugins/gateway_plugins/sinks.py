@@ -31,6 +31,7 @@ TRIES_MAX: Final = 6
 BACKOFF_S: Final = 0.5
 BACKOFF_MOST_S: Final = 30.0
 REQUEST_S: Final = 10.0
+ANSWER_BYTES_MAX: Final = 64 * 1024
 _FILE_MODE: Final = 0o640
 _NAT64: Final = bytes.fromhex("0064ff9b0000000000000000")
 
@@ -159,7 +160,12 @@ class WebhookSink:
             extensions={"sni_hostname": host},
         )
         response = await self._client.send(request, stream=True)
-        # What it says is of no interest, however long it is.
+        # What it says is of no interest. A short one is read, so that the connection is used again.
+        size_bytes = 0
+        async for piece in response.aiter_raw():
+            size_bytes += len(piece)
+            if size_bytes > ANSWER_BYTES_MAX:
+                break
         await response.aclose()
         return response.status_code
 
