@@ -38,6 +38,7 @@ from gateway.infra.postgres import Database
 from gateway.infra.process import collect_process, measure_loop_lag
 from gateway.infra.redis import Redis
 from gateway.infra.tasks import TaskGroup
+from gateway.kernel.answers import Answers
 from gateway.kernel.bookkeeping import Bookkeeping
 from gateway.kernel.charging import Charging
 from gateway.kernel.history import History
@@ -63,9 +64,9 @@ from gateway.registry import Registry
 from gateway.repricing import Prices
 from gateway.routing.crowd import PRIORITIES
 from gateway.routing.router import Router
-from gateway.settings import Plan, Settings
-from gateway.surveyor import Surveyor
+from gateway.settings import Cache, Plan, Settings
 from gateway.status import STATUS, FleetFacts, WorkerFacts, decode_facts
+from gateway.surveyor import Surveyor
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.renewal import Renewals
@@ -381,6 +382,7 @@ def _deps(
         ),
         new_id=RequestIds(clock).make,
         hooks=Hooks.of(settings, metrics=metrics, clock=clock),
+        answers=_answers(settings.cache, metrics, telemetry),
     )
     return deps
 
@@ -414,6 +416,14 @@ def _limits(plan: Plan) -> Limits:
 def _standby(hot: Ledger, journal: LocalJournal, settings: Settings, clock: Clock) -> Standby:
     allowance_nanos = parse_usd(repr(settings.money.local_allowance_usd))
     return Standby(hot, journal=journal, clock=clock, allowance_nanos=allowance_nanos)
+
+
+def _answers(cache: Cache, metrics: MetricsRegistry, telemetry: Telemetry) -> Answers | None:
+    if cache.use == "never":
+        return None
+    answers = Answers(bytes_max=cache.bytes_max, ttl_s=cache.ttl_s)
+    metrics.on_collect(lambda: telemetry.cache_bytes.set((), answers.size_bytes))
+    return answers
 
 
 def _close_journal(journal: LocalJournal) -> None:

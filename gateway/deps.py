@@ -9,6 +9,7 @@ from gateway.infra.clock import Clock
 from gateway.infra.logs import AccessLog
 from gateway.infra.metrics import Observations
 from gateway.infra.tasks import TaskGroup
+from gateway.kernel.answers import Answers
 from gateway.kernel.charging import Charging
 from gateway.kernel.history import History
 from gateway.kernel.holds import Holds
@@ -62,3 +63,5 @@ class Deps:
     new_id: Callable[[], str]
     #: The plugins; None where none is on.
     hooks: Hooks | None = None
+    #: Answers that are kept; None where none are.
+    answers: Answers | None = None

@@ -32,8 +32,10 @@ class Source(Protocol):
 class Downstream(Protocol):
     """One response on its way to the caller."""
 
-    #: True once the caller has closed the connection.
-    is_gone: bool
+    @property
+    def is_gone(self) -> bool:
+        """True once the caller has closed the connection."""
+        ...
 
     def start(self, status: int, headers: Headers, *, chunked: bool) -> None:
         """Begin. `headers` hold a content-length unless `chunked`. The head may wait for the first body bytes."""

@@ -411,6 +411,17 @@ class Overloaded(GatewayError):
     code = "server_is_overloaded"
 
 
+class NotKept(GatewayError):
+    """There is no kept answer to this request, and `only-if-cached` asks for nothing else."""
+
+    source = "caller"
+    error_type = "caller_not_kept"
+    status = 504
+    type = "invalid_request_error"
+    code = "not_cached"
+    should_retry = False
+
+
 class StoreUnavailable(GatewayError):
     """A store this gateway depends on does not answer. Try again shortly."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.routing.holdback import Holdback
     from gateway.routing.menu import Menu
     from gateway.settings import Timeouts
+    from gateway.stages.recall import Recording
     from gateway.upload import Upload
     from gateway.upstream.response import UpstreamResponse
     from gateway.wire.form import FormScanner
@@ -164,6 +165,11 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     #: What was charged for, and how much.
     usage: Usage | None = None
     cost_nanos: int = 0
+    # recall
+    #: What an answer from memory costs, whatever was used for it then; None where it is no such answer.
+    fee_nanos: int | None = None
+    #: Notes the answer on its way, where it is to be kept.
+    recording: "Recording | None" = None
     # defer
     #: What is charged later for the object that this request orders, and whether that was made.
     charge: "Charge | None" = None

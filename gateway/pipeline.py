@@ -22,6 +22,7 @@ from gateway.stages.list_models import list_models
 from gateway.stages.list_objects import list_objects
 from gateway.stages.observe import observe
 from gateway.stages.own import own
+from gateway.stages.recall import recall
 from gateway.stages.receive import receive
 from gateway.stages.relay import relay
 from gateway.stages.rescue import rescue
@@ -44,6 +45,7 @@ INFERENCE: tuple[Stage, ...] = (
     own,  # before offers: what it refers to must be the caller's, and decides where it goes  404
     admit,  # before money: what can be refused without asking costs no round trip           403 404
     reserve,  # before routing: the hold covers the dearest candidate; settles on the way out    402 429
+    recall,  # behind limits: answers from memory count like others; only there where answers are kept   504
     defer,  # behind limits: what is ordered now and paid for later is held now                402
     route,  # runs what follows once for each try, while nothing was sent                     503
     attempt,  # one try: an error status becomes an error, so that route can judge it          502 504
@@ -84,4 +86,6 @@ def build(stages: tuple[Stage, ...], deps: Deps, *, end: Handler = _end) -> Hand
     """Fold the stages into one handler, with `end` behind the last."""
     if deps.hooks is not None:
         stages = with_plugins(stages)
+    if deps.answers is None:
+        stages = tuple(stage for stage in stages if stage is not recall)
     return reduce(lambda behind, stage: partial(stage, deps=deps, call_next=behind), reversed(stages), end)

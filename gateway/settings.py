@@ -246,6 +246,19 @@ class Routing(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concurrency: Concurrency = Concurrency()
 
 
+class Cache(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers that are given again to the account that asks exactly the same; see `stages/recall.py`."""
+
+    #: "asked": where a caller asks for it. "always": also where the answer would come out the same by itself.
+    use: Literal["never", "asked", "always"] = "never"
+    ttl_s: Seconds = 300.0
+    #: Of each worker; and the largest answer that is kept.
+    bytes_max: Positive = 64 * 1024 * 1024
+    answer_bytes_max: Positive = 1024 * 1024
+    #: What is charged for one, in thousandths of what it did cost.
+    price_permille: Annotated[int, Meta(ge=0, le=1000)] = 0
+
+
 class Objects(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What providers keep for callers: files, batches, stored responses and the like."""
 
@@ -580,6 +593,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     money: Money = Money()
     upstream: Upstream = Upstream()
     routing: Routing = Routing()
+    cache: Cache = Cache()
     objects: Objects = Objects()
     batches: Batches = Batches()
     realtime: Realtime = Realtime()

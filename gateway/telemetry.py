@@ -183,6 +183,10 @@ class Telemetry:
         """Count a request that was refused because the worker, or all providers of its model, had no room for it."""
         self._shed.add((by, priority))
 
+    def count_cache(self, outcome: Literal["hit", "miss"]) -> None:
+        """Count a request whose answer was in memory, or was not and may be now."""
+        self._cache.add((outcome,))
+
     def count_refusal(self, scope: str, limit: str) -> None:
         """Count a request that did not get past a limit: which one (requests, tokens, concurrency, budget, credit)
         and whose (account, key, model).
@@ -243,6 +247,12 @@ class Telemetry:
             ("won",),
         )
         self._hedges = (hedges.cell("no"), hedges.cell("yes"))
+        self._cache = registry.counter(
+            "gateway_cache_total", "Requests that could be answered from memory, by whether they were.", ("outcome",)
+        )
+        self.cache_bytes = registry.gauge(
+            "gateway_cache_bytes", "Size of the answers that are kept, all workers.", mode="sum"
+        )
         self._shed = registry.counter(
             "gateway_shed_total",
             "Requests refused because there was no room: by whom, and the priority of the key.",

@@ -64,6 +64,8 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     assert x.offer is not None
     assert response is not None
     assert downstream is not None
+    if x.recording is not None:
+        downstream = x.recording.of(downstream)
     provider = deps.providers[x.offer.provider]
     head = response.head
     operation = x.operation

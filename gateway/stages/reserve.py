@@ -148,6 +148,8 @@ class _Settlement:
     def _used(self) -> Usage | None:
         """What was used, by report or by estimate; None if nothing was delivered."""
         x = self._x
+        if x.fee_nanos is not None:
+            return Usage()
         if x.tap is None:
             return None
         if (reported := x.tap.usage()) is not None:
@@ -179,6 +181,8 @@ class _Settlement:
 
     def _cost(self, usage: Usage) -> Nanos:
         offer = self._x.offer
+        if self._x.fee_nanos is not None:
+            return self._x.fee_nanos
         if offer is None or offer.price is None or offer.free:
             return 0
         return cost_nanos(usage, offer.price)
@@ -191,7 +195,7 @@ class _Settlement:
         age_ms = (now_s - x.started_s) * 1000
         price = offer.price if offer is not None else None
         attempts = [Attempt(provider, result) for provider, result in x.attempts]
-        if attempt and offer is not None:
+        if attempt and offer is not None and x.fee_nanos is None:
             attempts.append(Attempt(offer.provider, attempt))
         return UsageRecord(
             request_id=x.id,
