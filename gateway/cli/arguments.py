@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     migrate.add_argument("--check", action="store_true", help="apply nothing; exit status 1 if any is missing")
     _keys(commands, shared)
     _users(commands, shared)
+    _accounts(commands, shared)
     _ledger(commands, shared)
     healthcheck = _command(
         commands,
@@ -184,6 +185,36 @@ def _users(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shar
     for name, what in (("suspend", "let somebody in nowhere"), ("activate", "let somebody in again")):
         action = _command(actions, shared, name, what, f"{what[0].upper()}{what[1:]}, from their next request on.")
         action.add_argument("user", metavar="ID|ADDRESS", help="whom")
+
+
+def _accounts(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser
+) -> None:
+    accounts = commands.add_parser(
+        "accounts",
+        help="list accounts and put them on plans",
+        description="List the accounts that keys belong to, and put them on plans.",
+        allow_abbrev=False,
+    )
+    actions = accounts.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = _command(
+        actions,
+        shared,
+        "list",
+        "list all accounts",
+        "List all accounts with their plans, in the order of their numbers.",
+    )
+    listing.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    plan = _command(
+        actions,
+        shared,
+        "plan",
+        "put an account on a plan",
+        "Put an account on a plan of the configuration, or on `unlimited`. Every running gateway goes by it within a "
+        "second.",
+    )
+    plan.add_argument("account", metavar="ID", help="its number, as `accounts list` shows it")
+    plan.add_argument("plan", metavar="PLAN", help="as in config/plans.toml")
 
 
 def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:

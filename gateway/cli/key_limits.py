@@ -9,6 +9,7 @@ import msgspec
 from gateway.cli.connecting import with_database
 from gateway.cli.notices import Notices, warn_of_lost
 from gateway.cli.table import Printer
+from gateway.control.accounts.commands import note_key
 from gateway.errors import ConfigError
 from gateway.infra.embedded import Stores
 from gateway.infra.postgres import Database
@@ -43,7 +44,8 @@ def limit_key(arguments: argparse.Namespace, settings: Settings) -> int:
 
     async def work(database: Database, stores: Stores) -> tuple[tuple[str, Limits] | None, bool]:
         async with Notices(stores.redis_url) as notices:
-            return await change_limits(database, notices, id_or_name=arguments.key, change=change), notices.lost
+            found = await change_limits(database, notices, id_or_name=arguments.key, change=change, note=note_key)
+            return found, notices.lost
 
     found, lost = with_database(settings, work)
     if found is None:

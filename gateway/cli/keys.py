@@ -13,6 +13,7 @@ from gateway.cli.key_limits import limit_key
 from gateway.cli.loading import load_config
 from gateway.cli.notices import Notices, warn_of_lost
 from gateway.cli.table import Colour, Printer
+from gateway.control.accounts.commands import note_key
 from gateway.errors import ConfigError
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
@@ -50,7 +51,7 @@ def _create(arguments: argparse.Namespace, settings: Settings) -> int:
     pepper = load_pepper(settings)
 
     async def create(database: Database, _: Stores) -> None:
-        key = await create_key(database, name=name, pepper=pepper)
+        key = await create_key(database, name=name, pepper=pepper, note=note_key)
         # Shown before anything else can fail: it can't be shown again.
         Printer(sys.stdout).line(key.text)
         hint = Printer(sys.stderr)
@@ -99,7 +100,7 @@ def _list(arguments: argparse.Namespace, settings: Settings) -> int:
 def _revoke(arguments: argparse.Namespace, settings: Settings) -> int:
     async def revoke(database: Database, stores: Stores) -> tuple[list[str], bool]:
         async with Notices(stores.redis_url) as notices:
-            return await revoke_key(database, notices, id_or_name=arguments.key), notices.lost
+            return await revoke_key(database, notices, id_or_name=arguments.key, note=note_key), notices.lost
 
     revoked, lost = with_database(settings, revoke)
     if not revoked:

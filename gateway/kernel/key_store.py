@@ -7,7 +7,7 @@ use in the data directory. Losing it makes every key unusable; it can't be read 
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from gateway.errors import CallerError, ConfigError
-from gateway.infra.postgres import Database, Row, load_queries
+from gateway.infra.postgres import Database, Row, Session, load_queries
 from gateway.kernel.journal import credit, find_account
 from gateway.kernel.keys import CHANNEL, KeyRecord, KeySummary, NewKey, mint
 from gateway.kernel.limits import NO_LIMITS, Limits, pack_limits
@@ -35,6 +35,21 @@ class NameTaken(CallerError):
     error_type = "caller_conflict"
     status = 409
     code = "name_taken"
+
+
+class Note(Protocol):
+    """Writes down what was done to a key, in the transaction that does it: see the control plane's audit log."""
+
+    def __call__(
+        self,
+        session: Session,
+        action: str,
+        key_id: str,
+        *,
+        account_id: int,
+        before: object = None,
+        after: object = None,
+    ) -> Awaitable[None]: ...
 
 
 class Publisher(Protocol):
@@ -88,7 +103,13 @@ async def find_key(database: Database, key_id: str) -> KeyRecord | None:
 
 
 async def create_key(
-    database: Database, *, name: str, pepper: bytes, environment: str = "live", account_id: int | None = None
+    database: Database,
+    *,
+    name: str,
+    pepper: bytes,
+    environment: str = "live",
+    account_id: int | None = None,
+    note: Note | None = None,
 ) -> NewKey:
     """Make a key. Without an account it is the first one's, which is made if there is none.
 
@@ -108,6 +129,10 @@ async def create_key(
             )
         except asyncpg.UniqueViolationError as error:
             raise NameTaken(f"There is a key named {name!r} already; revoke it or choose another name.") from error
+        if note is not None:
+            assert account_id is not None
+            after = {"name": name, "environment": environment}
+            await note(session, "create", key.id, account_id=account_id, after=after)
     return key
 
 
@@ -117,9 +142,15 @@ async def list_keys(database: Database) -> list[KeySummary]:
     return [msgspec.convert(dict(row), KeySummary) for row in rows]
 
 
-async def revoke_key(database: Database, publisher: Publisher, *, id_or_name: str) -> list[str]:
+async def revoke_key(
+    database: Database, publisher: Publisher, *, id_or_name: str, note: Note | None = None
+) -> list[str]:
     """Revoke by public id or by name, and tell every worker. The ids that were revoked; none if there was none."""
-    rows = await database.fetch(_queries["revoke_key"], id_or_name)
+    async with database.transaction() as session:
+        rows = await session.fetch(_queries["revoke_key"], id_or_name)
+        for row in rows:
+            if note is not None:
+                await note(session, "revoke", row["id"], account_id=row["account_id"], after={"revoked": True})
     revoked: list[str] = [row["id"] for row in rows]
     for key_id in revoked:
         await publisher.publish(CHANNEL, key_id.encode())
@@ -127,7 +158,12 @@ async def revoke_key(database: Database, publisher: Publisher, *, id_or_name: st
 
 
 async def change_limits(
-    database: Database, publisher: Publisher, *, id_or_name: str, change: Callable[[Limits], Limits]
+    database: Database,
+    publisher: Publisher,
+    *,
+    id_or_name: str,
+    change: Callable[[Limits], Limits],
+    note: Note | None = None,
 ) -> tuple[str, Limits] | None:
     """Change what a key may use, and tell every worker. Its id and what it may use now; None if there is no such key.
 
@@ -148,6 +184,9 @@ async def change_limits(
         if limits != before:
             text = msgspec.json.encode(limits, order="deterministic").decode()
             await session.execute(_queries["set_limits"], key_id, None if limits == NO_LIMITS else text)
+            if note is not None:
+                account_id = rows[0]["account_id"]
+                await note(session, "update", key_id, account_id=account_id, before=before, after=limits)
     if limits != before:
         await publisher.publish(CHANNEL, key_id.encode())
     return key_id, limits

@@ -33,10 +33,10 @@ order by created_at desc, id;
 -- revoke_key: by public id, or by name where a living key has it; the ids revoked
 update keys set revoked_at = now()
 where revoked_at is null and (id = $1 or name = $1)
-returning id;
+returning id, account_id;
 
 -- lock_limits: what living keys of an id or a name may use, until it is changed, by `change_limits`
-select id, limits from keys where revoked_at is null and (id = $1 or name = $1) for no key update;
+select id, account_id, limits from keys where revoked_at is null and (id = $1 or name = $1) for no key update;
 
 -- set_limits: what a key may use; null is all that its account may, by `change_limits`
 update keys set limits = $2 where id = $1;
