@@ -19,14 +19,14 @@ from gateway.api import Call
 from gateway.errors import BadRequest, StoreUnavailable, UpstreamError
 from gateway.exchange import Offer
 from gateway.infra.clock import Clock
-from gateway.kernel.charging import Charging
+from gateway.kernel.charging import Charging, read_output
 from gateway.kernel.objects import PURGE_MAX, Due
 from gateway.registry import Provider
 from gateway.settings import Batches
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.dialects import Dialect
-from gateway.wire.objects import BatchOutput, Document, read_document
+from gateway.wire.objects import Document, read_document
 from gateway.wire.peek import Peek
 from gateway.wire.usage import Usage
 
@@ -151,13 +151,10 @@ class Poller:
         response = await self._send(due, b"/files/" + file_id.encode() + b"/content")
         if response is None:
             return None
-        lines = BatchOutput()
         try:
             if response.head.status != 200:
                 return None
-            async for chunk in response:
-                lines.feed(chunk)
-            lines.end()
+            lines = await read_output(response)
         except BadRequest as error:
             log.warning("%s %s: its output can't be read: %s", due.kind, due.id, error.message)
             return None

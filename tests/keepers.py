@@ -17,6 +17,7 @@ import msgspec
 
 from tests.upstreams import Peer, ReceivedRequest, answer
 
+_FAR = 4_000_000_000
 _PART = re.compile(rb'name="([^"]*)"(?:; filename="([^"]*)")?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n')
 
 
@@ -79,6 +80,10 @@ class Keeper:
             yield _json(self._collection(method, kind, request))
         elif rest[0] not in self.objects:
             yield _json({"error": {"message": "No such object", "type": "invalid_request_error"}}, status=404)
+        elif rest[1:] == ["parts"]:
+            yield _json(self._take_part(rest[0], request.body))
+        elif rest[1:] == ["complete"]:
+            yield _json(self._complete(rest[0], msgspec.json.decode(request.body)["part_ids"]))
         elif rest[1:] == ["content"]:
             yield answer(self.contents[rest[0]], headers=[(b"content-type", b"application/octet-stream")])
         else:
@@ -90,6 +95,8 @@ class Keeper:
         if kind == "files":
             return self._upload(request.body)
         body = msgspec.json.decode(request.body)
+        if kind == "uploads":
+            return self._add("upload_", {"object": "upload", "status": "pending", "expires_at": _FAR, **body})
         if kind == "batches":
             members = {
                 "object": "batch",
@@ -100,15 +107,23 @@ class Keeper:
             return self._add("batch_", members | {"input_file_id": body["input_file_id"]})
         return self._add("conv_", {"object": "conversation", "metadata": {}})
 
+    def _take_part(self, upload_id: str, body: bytes) -> dict[str, Any]:
+        part = {"id": self.id("part_"), "object": "upload.part", "created_at": 1_760_000_000, "upload_id": upload_id}
+        self.contents[part["id"]] = _fields(body)[0]["data"]
+        return part
+
+    def _complete(self, upload_id: str, part_ids: list[str]) -> dict[str, Any]:
+        """The parts, in the order asked for, become a file."""
+        upload = self.objects[upload_id]
+        content = b"".join(self.contents[part_id] for part_id in part_ids)
+        members = {"object": "file", "bytes": len(content), "status": "processed"}
+        file = self._add("file-", members | {name: upload[name] for name in ("filename", "purpose")})
+        self.contents[file["id"]] = content
+        upload.update(status="completed", file=file)
+        return upload
+
     def _upload(self, body: bytes) -> dict[str, Any]:
-        fields: dict[str, bytes] = {}
-        name = ""
-        boundary = body.partition(b"\r\n")[0]
-        for part in body.split(boundary)[1:-1]:
-            found = _PART.search(part)
-            assert found is not None
-            fields[found[1].decode()] = part[found.end() : -2]
-            name = (found[2] or b"").decode() or name
+        fields, name = _fields(body)
         made = self._add(
             "file-",
             {
@@ -155,6 +170,19 @@ class Keeper:
         yield head + _chunk(_event(created))
         yield None
         yield _chunk(_event(done)) + b"0\r\n\r\n"
+
+
+def _fields(body: bytes) -> tuple[dict[str, bytes], str]:
+    """The parts of a form by their names, and the name of the file in it."""
+    fields: dict[str, bytes] = {}
+    name = ""
+    boundary = body.partition(b"\r\n")[0]
+    for part in body.split(boundary)[1:-1]:
+        found = _PART.search(part)
+        assert found is not None
+        fields[found[1].decode()] = part[found.end() : -2]
+        name = (found[2] or b"").decode() or name
+    return fields, name
 
 
 def _event(document: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ Rules:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ from gateway.kernel.objects import Deferred, Due
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.record import UsageRecord, encode_record
 from gateway.kernel.verbs import Ended, Renewal, Scopes, Verbs
+from gateway.wire.objects import BatchOutput
 from gateway.wire.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,19 @@ class Charging:
         if usage is None:
             return record
         return record.with_usage(usage, price or Price(), cost_nanos=cost)
+
+
+async def read_output(chunks: AsyncIterable[bytes]) -> BatchOutput:
+    """What the answers of a batch report, line by line: for providers that do not sum up themselves.
+
+    Raises:
+        BadRequest: it is no such file.
+    """
+    lines = BatchOutput()
+    async for chunk in chunks:
+        lines.feed(chunk)
+    lines.end()
+    return lines
 
 
 def _flat(price: Price) -> Price:

@@ -339,6 +339,11 @@ class Deferred:
                 await session.execute(queries["end_charge"], object_id, state)
         return due
 
+    async def find_batch(self, account_id: int, file_id: str) -> str | None:
+        """The batch whose answers are in a file, while it is still to be charged."""
+        found: str | None = await self._database.fetch_value(queries["uncharged_batch"], account_id, file_id)
+        return found
+
     async def purge(self) -> int:
         """Drop rows that nobody needs, `PURGE_MAX` at most; how many."""
         return await self._database.execute(queries["purge"], PURGE_MAX)

@@ -72,6 +72,12 @@ select id, kind, account_id, key_id, provider, fingerprint, charge_id::text, mod
     extract(epoch from created_at)::float8 as created_s, polls
 from objects where id = $1 and charge_state = 'pending' for no key update;
 
+-- uncharged_batch: of an account, the one whose answers are in this file, while it is still to be charged
+select id from objects
+where account_id = $1 and kind = 'batch' and charge_state = 'pending' and deleted_at is null
+    and document is not null and document::jsonb ->> 'output_file_id' = $2
+limit 1;
+
 -- end_charge: it is charged, or will never be
 update objects set charge_state = $2, poll_at = null where id = $1;
 

@@ -2,6 +2,8 @@
 
 The file of its requests is read first, all of it: it says which model they name and the most that they can use, and
 nothing else does. A batch whose model has no price, or that the account can't pay, is never made.
+
+What has to be asked or read to know a price is not deleted before it is charged.
 """
 
 from collections.abc import Awaitable
@@ -13,15 +15,16 @@ from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, StillRunning, UnknownModel, Unpriced, UpstreamError
 from gateway.exchange import Call, Exchange, Offer
 from gateway.kernel.admission import refusal_of, take
-from gateway.kernel.charging import LEASE_MS
+from gateway.kernel.charging import LEASE_MS, read_output
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import detach_limits
 from gateway.kernel.objects import Charge
 from gateway.kernel.verbs import Admitted
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.dialects import Dialect
-from gateway.wire.objects import BatchInput, read_document
+from gateway.wire.objects import BatchInput, Document, read_document
 from gateway.wire.peek import Peek
+from gateway.wire.usage import Usage
 
 #: Bytes to a token of a batch's file, which is mostly JSON around text.
 _BYTES_PER_TOKEN: Final = 3
@@ -44,14 +47,18 @@ def defer(x: Exchange, *, deps: Deps, call_next: Handler) -> Awaitable[None]:
         BadRequest: the file can't be read, or holds no requests.
         UnknownModel, Unpriced: what it names may not be called.
         InsufficientCredit: it can't be paid.
+        StillRunning: it is to be deleted, and can't be charged yet.
     """
     operation = x.operation
     if operation is None:
         return call_next(x)
     if operation.verb == "create" and operation.kind == "batch":
         return _order(x, deps, call_next)
-    if operation.verb == "delete" and x.owned is not None and x.owned.pending:
-        return _delete(x, deps, call_next)
+    if operation.verb == "delete" and x.owned is not None:
+        if x.owned.pending:
+            return _delete(x, deps, call_next)
+        if operation.kind == "file":
+            return _delete_file(x, deps, call_next)
     return call_next(x)
 
 
@@ -59,16 +66,30 @@ async def _delete(x: Exchange, deps: Deps, call_next: Handler) -> None:
     """What is deleted can't be asked for its usage any more, so it is asked before."""
     assert x.owned is not None
     assert x.call is not None
-    response = await _get(x, deps, x.call.path)
-    try:
-        document = read_document(await response.read(ANSWER_BYTES_MAX)) if response.head.status == 200 else None
-    finally:
-        response.close()
+    document = await _describe(x, deps, x.call.path)
     if document is not None:
         if not document.ended:
             raise StillRunning
         await deps.charging.end(x.owned.id, document.counted())
         deps.objects.settled(x.owned)
+    await call_next(x)
+
+
+async def _delete_file(x: Exchange, deps: Deps, call_next: Handler) -> None:
+    """The answers of a batch may be all that says what it used: they are summed up before they are gone."""
+    assert x.owned is not None
+    batch_id = await deps.charging.deferred.find_batch(x.owned.account_id, x.owned.id)
+    if batch_id is not None:
+        document = await _describe(x, deps, b"/batches/" + batch_id.encode())
+        usage = None
+        if document is not None and document.ended:
+            usage = document.counted() or await _sum_up(x, deps, x.owned.id)
+        if usage is None:
+            # The poller finds out what it used, or that nobody can; then the file may go.
+            raise StillRunning("The batch that gave these answers is not charged yet; delete them a little later.")
+        await deps.charging.end(batch_id, usage)
+        if (batch := deps.objects.find_known(batch_id)) is not None:
+            deps.objects.settled(batch)
     await call_next(x)
 
 
@@ -136,6 +157,26 @@ async def _read_lines(x: Exchange, deps: Deps, file_id: str) -> BatchInput:
     if not lines.count:
         raise BadRequest("The batch's file holds no requests.", param="input_file_id")
     return lines
+
+
+async def _describe(x: Exchange, deps: Deps, path: bytes) -> Document | None:
+    """What the provider says of an object now; None where it says nothing."""
+    response = await _get(x, deps, path)
+    try:
+        return read_document(await response.read(ANSWER_BYTES_MAX)) if response.head.status == 200 else None
+    finally:
+        response.close()
+
+
+async def _sum_up(x: Exchange, deps: Deps, file_id: str) -> Usage | None:
+    """What the answers in a file report together; None where they report nothing, or can't be read."""
+    response = await _get(x, deps, b"/files/" + file_id.encode() + b"/content")
+    try:
+        return (await read_output(response)).usage() if response.head.status == 200 else None
+    except BadRequest:
+        return None
+    finally:
+        response.close()
 
 
 async def _get(x: Exchange, deps: Deps, path: bytes) -> UpstreamResponse:

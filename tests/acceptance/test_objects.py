@@ -26,6 +26,14 @@ from tests.upstreams import ScriptedUpstream
 PRICES = {"m": Model(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)}
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","max_tokens":10,"messages":[]}}\n'
 USAGE = {"input_tokens": 1000, "output_tokens": 500, "total_tokens": 1500}
+#: The same, answer by answer.
+OUTPUT = (
+    b'{"custom_id":"a","response":{"status_code":200,"body":{"usage":{"prompt_tokens":600,"completion_tokens":300,'
+    b'"total_tokens":900}}}}\n'
+    b'{"custom_id":"b","response":{"status_code":200,"body":{"usage":{"prompt_tokens":400,"completion_tokens":200,'
+    b'"total_tokens":600}}}}\n'
+    b'{"custom_id":"c","response":null,"error":{"message":"no"}}'
+)
 #: At half the price.
 BATCH_NANOS = (1000 * 1000 + 500 * 2000) // 2
 #: 10 tokens in and 5 out, as the keeper reports of a response.
@@ -227,6 +235,81 @@ async def test_lists_have_pages_and_an_order(town):
     assert (await refused(client.files.list(order="sideways"))).status_code == 400
 
 
+# -- files in parts ------------------------------------------------------------------------------------------
+
+
+async def test_a_file_is_put_together_from_its_parts(town):
+    client = await town.open()
+    parts = [b"\x00one" * 1000, b"two\xff", b""]
+
+    upload = await client.uploads.create(
+        bytes=sum(map(len, parts)), filename="in.jsonl", mime_type="text/jsonl", purpose="batch"
+    )
+    sent = [await client.uploads.parts.create(upload.id, data=("part", part)) for part in parts]
+    done = await client.uploads.complete(upload.id, part_ids=[each.id for each in (sent[1], sent[0], sent[2])])
+    content = await client.files.content(done.file.id)
+
+    assert [each.upload_id for each in sent] == [upload.id] * 3
+    assert done.status == "completed"
+    assert content.read() == parts[1] + parts[0] + parts[2]
+    assert [each.id async for each in client.files.list()] == [done.file.id]
+    keys = {authorization for _, _, authorization in town.keeper.asked}
+    assert len(keys) == 1, "its parts and its file live under one key"
+
+
+async def test_the_sdks_own_upload_in_chunks_gives_a_file_for_a_batch(town):
+    client = await town.open()
+
+    done = await client.uploads.upload_file_chunked(
+        file=LINE * 3,
+        filename="in.jsonl",
+        bytes=len(LINE) * 3,
+        mime_type="text/jsonl",
+        purpose="batch",
+        part_size=100,
+    )
+    batch = await client.batches.create(
+        input_file_id=done.file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+
+    assert town.keeper.contents[done.file.id] == LINE * 3
+    assert batch.input_file_id == done.file.id
+    assert await town.held(town.accounts[0]) > 0
+
+
+async def test_nobody_adds_to_ends_or_has_what_another_uploads(town):
+    owner, thief = await town.open(), await town.open()
+    upload = await owner.uploads.create(bytes=1, filename="a", mime_type="text/plain", purpose="assistants")
+    part = await owner.uploads.parts.create(upload.id, data=b"a")
+    asked = len(town.keeper.asked)
+
+    refusals = [
+        await refused(call)
+        for call in (
+            thief.uploads.parts.create(upload.id, data=b"b"),
+            thief.uploads.complete(upload.id, part_ids=[part.id]),
+            thief.uploads.cancel(upload.id),
+        )
+    ]
+    untouched = len(town.keeper.asked) == asked
+    done = await owner.uploads.complete(upload.id, part_ids=[part.id])
+    stolen = await refused(thief.files.content(done.file.id))
+
+    assert {each.status_code for each in (*refusals, stolen)} == {404}
+    assert untouched, "the provider was asked on behalf of a stranger"
+    assert (await owner.files.content(done.file.id)).read() == b"a"
+
+
+async def test_an_upload_can_be_given_up(town):
+    client = await town.open()
+    upload = await client.uploads.create(bytes=1, filename="a", mime_type="text/plain", purpose="assistants")
+
+    cancelled = await client.uploads.cancel(upload.id)
+
+    assert (cancelled.id, cancelled.status) == (upload.id, "cancelled")
+    assert [each.id async for each in client.files.list()] == []
+
+
 # -- endpoints that are not understood -----------------------------------------------------------------------
 
 
@@ -357,6 +440,47 @@ async def test_a_batch_takes_no_slot_for_as_long_as_it_runs(town):
     assert balance is not None
     assert balance.in_flight == 0
     assert balance.held_nanos > 0
+
+
+async def test_deleting_the_answers_of_a_batch_does_not_save_its_price(town):
+    """A provider that does not sum up: the answers are all that says what was used."""
+    client = await town.open()
+    batch = await batch_of(client, LINE * 3)
+    town.keeper.finish(batch.id)
+    done = await client.batches.retrieve(batch.id)
+    town.keeper.contents[done.output_file_id] = OUTPUT
+    before = await town.spent(town.accounts[0])
+
+    deleted = await client.files.delete(done.output_file_id)
+
+    assert before == []
+    assert deleted.deleted
+    assert done.output_file_id not in town.keeper.objects
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+    assert await town.held(town.accounts[0]) == 0
+    # What is charged is in nobody's way any more, and is not charged again.
+    assert (await client.batches.retrieve(batch.id)).status == "completed"
+    assert (await client.files.delete(done.input_file_id)).deleted
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"no json"])
+async def test_answers_that_can_not_be_summed_up_yet_are_not_deleted(town, content):
+    client = await town.open()
+    batch = await batch_of(client)
+    town.keeper.finish(batch.id)
+    done = await client.batches.retrieve(batch.id)
+    town.keeper.contents[done.output_file_id] = content
+
+    early = await refused(client.with_options(max_retries=0).files.delete(done.output_file_id))
+    kept = done.output_file_id in town.keeper.objects
+    town.keeper.finish(batch.id, usage=USAGE)
+    town.keeper.objects[batch.id]["output_file_id"] = done.output_file_id
+    await client.files.delete(done.output_file_id)
+
+    assert (early.status_code, early.body["code"]) == (409, "still_running")
+    assert kept
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
 
 
 async def test_a_cancelled_batch_is_charged_for_what_was_done(town):

@@ -9,17 +9,9 @@ from gateway.poller import DENIALS_MAX
 from gateway.registry import Registry
 from gateway.settings import Upstream
 from gateway.upstream.client import UpstreamClient
-from tests.acceptance.test_objects import BATCH_NANOS, LINE, USAGE, batch_of, town
+from tests.acceptance.test_objects import BATCH_NANOS, LINE, OUTPUT, USAGE, batch_of, town
 
 __all__ = ["town"]  # a fixture
-
-OUTPUT = (
-    b'{"custom_id":"a","response":{"status_code":200,"body":{"usage":{"prompt_tokens":600,"completion_tokens":300,'
-    b'"total_tokens":900}}}}\n'
-    b'{"custom_id":"b","response":{"status_code":200,"body":{"usage":{"prompt_tokens":400,"completion_tokens":200,'
-    b'"total_tokens":600}}}}\n'
-    b'{"custom_id":"c","response":null,"error":{"message":"no"}}'
-)
 
 
 class Polling:
