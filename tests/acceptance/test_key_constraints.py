@@ -279,6 +279,6 @@ async def test_refusals_are_noted_and_not_without_end(stage, caplog):
 
     lines = [record for record in caplog.records if record.name == "gateway.security"]
     assert 1 <= len(lines) < 10
-    assert {(line.event, line.code) for line in lines} == {("key_misused", "ip_not_allowed")}
-    assert lines[0].client == "127.0.0.1"
+    assert {line.event for line in lines} == {"key_misused"}
+    assert lines[0].code == "ip_not_allowed"
     assert key[21:] not in caplog.text

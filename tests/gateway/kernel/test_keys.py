@@ -271,3 +271,56 @@ async def test_memory_is_bounded(table: Table, clock: Clock) -> None:
         await ring.verify(key.text)
 
     assert repr(ring) == "<KeyRing: 3 known, 0 being fetched>"
+
+
+async def test_a_rotated_key_may_be_good_in_both_texts_for_a_while(ring: KeyRing, table: Table, clock: Clock) -> None:
+    old = mint("live", pepper=PEPPER)
+    new = mint("live", pepper=PEPPER, key_id=old.id)
+    table.add(new, previous_digest=old.digest, previous_until_s=clock.now() + 10)
+
+    first, second = await ring.verify(old.text), await ring.verify(new.text)
+    clock.at += 11
+
+    assert first == second
+    assert ring.verify_known(new.text) == second
+    with pytest.raises(Unauthenticated, match="rotated"):
+        ring.verify_known(old.text)
+
+
+async def test_a_key_that_is_switched_off_says_so(ring: KeyRing, table: Table) -> None:
+    key = mint("live", pepper=PEPPER)
+    table.add(key, disabled=True)
+
+    with pytest.raises(Unauthenticated) as refused:
+        await ring.verify(key.text)
+
+    assert refused.value.code == "api_key_disabled"
+
+
+async def test_what_goes_on_for_long_goes_by_what_holds_now(ring: KeyRing, table: Table) -> None:
+    key = mint("live", pepper=PEPPER)
+    table.add(key)
+    principal = await ring.verify(key.text)
+
+    assert await ring.renew(principal) is principal
+    table.add(key, models=("m",))
+    ring.forget(key.id)
+    narrowed = await ring.renew(principal)
+    table.add(key, revoked=True)
+    ring.forget(key.id)
+
+    assert narrowed.constraints is not None
+    assert narrowed.constraints.allows_model("m")
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await ring.renew(principal)
+    del table.rows[key.id]
+    ring.forget(key.id)
+    with pytest.raises(Unauthenticated):
+        await ring.renew(principal)
+
+
+async def test_a_key_that_nothing_narrows_has_no_constraints(ring: KeyRing, table: Table) -> None:
+    key = mint("live", pepper=PEPPER)
+    table.add(key, scopes={"read": ("*",), "write": ("*",), "admin": ()})
+
+    assert (await ring.verify(key.text)).constraints is None
