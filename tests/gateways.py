@@ -352,7 +352,8 @@ class ServedGateway:
     `config` is TOML; providers in it find their key in the variable PROVIDER_KEY.
     """
 
-    def __init__(self, stores: Stores, config: str, *, workers: int = 1) -> None:
+    def __init__(self, stores: Stores, config: str, *, workers: int = 1, path: Path | None = None) -> None:
+        """`path` is a folder with further packages."""
         self.stores = stores
         self.url = ""
         self.key = ""
@@ -374,6 +375,8 @@ class ServedGateway:
             # What a provider is scripted to be asked is what callers ask.
             "GATEWAY__CATALOGUE__LISTS": "false",
         }
+        if path is not None:
+            self._environ["PYTHONPATH"] = str(path)
 
     async def __aenter__(self) -> Self:
         async with Database(self.stores.database_dsn, pool_size=1, timeout_s=PATIENCE_S) as database:

@@ -14,13 +14,14 @@
     def test_fault(fault):
         fault.try_on(SUBJECT)
 
-It needs neither pytest nor a network. `gateway adapter check PACKAGE` runs the same on what is installed and prints a
-report. See `adapters/README.md`.
+`make_request` and `make_settled` are for tests of plugins. Nothing here needs pytest or a network.
+`gateway adapter check PACKAGE` runs the same on what is installed and prints a report. See `adapters/README.md`.
 """
 
 from gateway.testing.cases import KINDS, Case, CaseFailed, cases, frame, pieces_of, play, replay
 from gateway.testing.faults import FAULTS, Conversation, Fault, FaultFound, Subject, conversations_of
 from gateway.testing.held import held_bytes
+from gateway.testing.requests import make_request, make_settled
 
 __all__ = [
     "FAULTS",
@@ -35,6 +36,8 @@ __all__ = [
     "conversations_of",
     "frame",
     "held_bytes",
+    "make_request",
+    "make_settled",
     "pieces_of",
     "play",
     "replay",
