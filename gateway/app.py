@@ -161,6 +161,7 @@ def create_app(
     async def lifespan(_: DataPlane) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(deps.access_log.close)
+            stack.callback(deps.security.close)
             stack.push_async_callback(database.close)
             if control is not None:
                 stack.push_async_callback(control.parts.database.close)
@@ -369,7 +370,7 @@ def _deps(
         telemetry=telemetry,
         admit_seconds=telemetry.time_redis("admit"),
         access_log=access_log,
-        security=SecurityLog(clock),
+        security=SecurityLog(clock, trusted=parse_networks(settings.server.trusted_proxies)),
         tasks=TaskGroup(),
         objects=Objects(database, redis, clock=clock, cache_size=settings.objects.cache_size),
         # Where Redis is away, a charge waits in PostgreSQL.

@@ -41,6 +41,7 @@ from gateway.control.route import ID_MAX, Call, Nothing, Raw, Route
 from gateway.control.session import NOBODY, Actor, Sessions
 from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UnknownRoute
 from gateway.infra.logs import Timestamps
+from gateway.kernel.security import Event
 from gateway.telemetry import Record
 from gateway.wire.client_address import Network
 
@@ -50,6 +51,12 @@ log = logging.getLogger(__name__)
 COME_BACK_S: Final = 1.0
 #: What the log calls a path at which there is nothing.
 NOWHERE: Final = "_other"
+#: What the security log is told of, by the status of the answer.
+_REFUSALS: Final[Mapping[int, Event]] = {
+    401: "authentication_failed",
+    403: "permission_refused",
+    429: "tries_exhausted",
+}
 _timestamps: Final = Timestamps()
 
 
@@ -102,6 +109,8 @@ class Resource:
             finally:
                 self._room.free += 1
         self._note(exchange, duration_s=parts.clock.monotonic() - started_s)
+        if exchange.error is not None:
+            self._note_refusal(exchange, exchange.error)
 
     async def _answer(self, exchange: "_Exchange") -> None:
         """Let the request in, and turn whatever becomes of it into bytes."""
@@ -211,6 +220,29 @@ class Resource:
         )
         self._parts.deps.access_log.write(record)
 
+    def _note_refusal(self, exchange: "_Exchange", error: GatewayError) -> None:
+        """A line in the security log, of who was not let in, may not do what they asked for, or tries too often."""
+        event = _REFUSALS.get(error.status)
+        if event is None:
+            return
+        actor, security = exchange.actor, self._parts.deps.security
+        client = security.source_of(exchange.scope)
+        subject = client
+        if event == "permission_refused" and actor is not NOBODY:
+            subject = actor.key_id or f"user {actor.user_id}"
+        security.note(
+            event,
+            subject,
+            code=error.code,
+            client=client,
+            user=actor.user_id,
+            key=actor.key_id,
+            account=actor.account_id or None,
+            method=exchange.method,
+            route=self._path,
+            request_id=exchange.request_id,
+        )
+
     def _facts(self, exchange: "_Exchange") -> dict[str, str]:
         return {"request_id": exchange.request_id, "method": exchange.method, "route": self._path}
 
@@ -221,6 +253,7 @@ class _Exchange:
     __slots__ = (
         "actor",
         "bytes_out",
+        "error",
         "error_type",
         "headers",
         "method",
@@ -241,6 +274,8 @@ class _Exchange:
         self.actor: Actor = NOBODY
         self.status = 0
         self.error_type = ""
+        #: What the caller was refused with.
+        self.error: GatewayError | None = None
         self.bytes_out = 0
 
     async def respond(self, route: Route, call: Call[Any, Any], answer: object) -> None:  # Any: as in Route.handler
@@ -260,6 +295,7 @@ class _Exchange:
     async def refuse(self, error: GatewayError) -> None:
         """Send an error, or where something else has been sent, end that."""
         self.error_type = error.error_type
+        self.error = error
         if self.status:
             # A whole one was sent, or pieces that can't be taken back: the server cuts what has no end.
             return

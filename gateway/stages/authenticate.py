@@ -5,9 +5,8 @@ before a byte of the body is read.
 import urllib.parse
 
 from gateway.deps import Deps, Handler
-from gateway.errors import Forbidden, Overloaded, Unauthenticated
-from gateway.exchange import Exchange, Headers, Principal
-from gateway.kernel.constraints import Constraints, address_of
+from gateway.errors import Overloaded, Unauthenticated
+from gateway.exchange import Exchange, Headers
 from gateway.routing.crowd import PRIORITY_NAMES
 from gateway.wire.dialects import GEMINI_DIALECTS
 
@@ -28,27 +27,11 @@ async def authenticate(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     text = presented_key(x.scope["headers"], x.scope["query_string"], as_google=as_google)
     principal = x.principal = deps.keys.verify_known(text) or await deps.keys.verify(text)
     if principal.constraints is not None:
-        _check(x, principal, principal.constraints, deps)
+        principal.constraints.check_request(x.scope)
     in_flight = deps.telemetry.in_flight[0]
     if in_flight > deps.router.shedding.free:
         _make_room(principal.priority, int(in_flight), deps)
     await call_next(x)
-
-
-def _check(x: Exchange, principal: Principal, constraints: Constraints, deps: Deps) -> None:
-    try:
-        constraints.check_request(x.scope)
-    except Forbidden as error:
-        deps.security.note(
-            "key_misused",
-            principal.key_id,
-            code=error.code,
-            account=principal.account_id,
-            client=str(address_of(x.scope, constraints.trusted)),
-            route=x.target.label,
-            request_id=x.id,
-        )
-        raise
 
 
 def _make_room(priority: int, in_flight: int, deps: Deps) -> None:

@@ -3,8 +3,11 @@
 from typing import Final
 
 from gateway.deps import Deps, Handler
+from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.exchange import Exchange
 from gateway.infra.logs import Timestamps
+from gateway.kernel.keys import public_id
+from gateway.stages.authenticate import presented_key
 from gateway.telemetry import Record
 from gateway.wire.dialects import Dialect
 
@@ -27,6 +30,9 @@ OPERATIONS: Final = {
 #: A caller chooses the name; a log line has to stay readable.
 _MODEL_LENGTH_MAX: Final = 128
 
+#: Statuses of what the security log is told of.
+_REFUSALS: Final = frozenset({401, 403})
+
 # Remembers the second it formatted last.
 _timestamps: Final = Timestamps()
 
@@ -47,6 +53,38 @@ async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         deps.access_log.write(record)
         if deps.hooks is not None:
             deps.hooks.settled(x, record)
+        if x.error is not None and x.error.status in _REFUSALS:
+            _note_refusal(x, x.error, deps)
+
+
+def _note_refusal(x: Exchange, error: GatewayError, deps: Deps) -> None:
+    """A line in the security log, of whom we refused; a provider's refusal of us is none."""
+    security, principal = deps.security, x.principal
+    client = security.source_of(x.scope)
+    if isinstance(error, Unauthenticated):
+        # Which key was tried, if it looks like one, is for whoever it belongs to; never more than its public id.
+        key = _presented_id(x)
+        security.note(
+            "authentication_failed", client, code=error.code, key=key, route=x.target.label, request_id=x.id
+        )
+    elif isinstance(error, Forbidden) and principal is not None:
+        security.note(
+            "key_misused",
+            principal.key_id,
+            code=error.code,
+            account=principal.account_id,
+            client=client,
+            route=x.target.label,
+            request_id=x.id,
+        )
+
+
+def _presented_id(x: Exchange) -> str:
+    try:
+        text = presented_key(x.scope["headers"], x.scope["query_string"])
+    except Unauthenticated:
+        return ""
+    return public_id(text) or ""
 
 
 def _record(x: Exchange, deps: Deps, *, duration_s: float) -> Record:
