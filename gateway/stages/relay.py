@@ -187,6 +187,7 @@ class _Pipe:
         "_inflate",
         "_learn",
         "_loop",
+        "_made",
         "_native",
         "_pace",
         "_response",
@@ -239,7 +240,9 @@ class _Pipe:
         self._pace: Pace | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        if self._holdback is None and native and (x.streaming or not _is_object(response.head)):
+        #: Its first bytes come from a tap that makes something else of the provider's: until then it may be an error.
+        self._made = not native or x.tap.content_type is not None
+        if self._holdback is None and not self._made and (x.streaming or not _is_object(response.head)):
             self._gathered = None
             self._begin()
 
@@ -271,7 +274,7 @@ class _Pipe:
             return
         self._gathered.append(out)
         self._gathered_bytes += len(out)
-        if not self._native and self._holdback is None:
+        if self._made and self._holdback is None:
             # A translated stream begins with its first event: until then it may be an error with a status.
             if x.streaming or self._gathered_bytes > GATHERED_BYTES_MAX:
                 self._release()

@@ -14,7 +14,6 @@ it, when Redis then loses it too. The world knows each copy of each record, so i
 """
 
 import asyncio
-import logging
 import random
 import tempfile
 from collections.abc import Coroutine, Iterator
@@ -33,6 +32,7 @@ from gateway.infra.logs import AccessLog
 from gateway.infra.metrics import Registry as MetricsRegistry
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.bookkeeping import Bookkeeping
+from gateway.kernel.charging import Charging
 from gateway.kernel.history import History
 from gateway.kernel.holds import RENEW_S, YOUNG_S, Holds
 from gateway.kernel.keys import KeyRecord, KeyRing, NewKey, mint
@@ -40,10 +40,12 @@ from gateway.kernel.loader import Loader
 from gateway.kernel.local_journal import Entry as JournalEntry
 from gateway.kernel.local_journal import JournalFile, LocalJournal
 from gateway.kernel.money import Price
+from gateway.kernel.objects import Deferred, Objects
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.record import decode_record
 from gateway.kernel.replay import Replay
 from gateway.kernel.request_id import RequestIds
+from gateway.kernel.security import SecurityLog
 from gateway.kernel.settler import CHANNEL
 from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.registry import Registry
@@ -80,10 +82,6 @@ SETTINGS = Settings(
     },
 )
 PRICE = Price(input_mtok_nanos=INPUT_NANOS * 1_000_000, output_mtok_nanos=OUTPUT_NANOS * 1_000_000)
-
-for name in ("gateway", "asyncio", "uvicorn"):
-    # What they have to say is about things that go wrong, which is what happens here.
-    logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 class Broken(AssertionError):
@@ -171,7 +169,11 @@ class Worker:
             telemetry=telemetry,
             admit_seconds=telemetry.time_redis("admit"),
             access_log=AccessLog(""),
+            security=SecurityLog(clock),
             tasks=TaskGroup(),
+            # Nobody in these worlds asks for what providers keep.
+            objects=Objects(database, wire, clock=clock, cache_size=1),
+            charging=Charging(Deferred(database), wire, offers=lambda: offers, clock=clock, batch_permille=500),
             new_id=RequestIds(clock).make,
         )
         app = V1(self.deps)
