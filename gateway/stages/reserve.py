@@ -19,7 +19,7 @@ from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.charging import LEASE_MS
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
-from gateway.kernel.money import Nanos, charged_units, cost_nanos, hold_nanos
+from gateway.kernel.money import MAX_NANOS, Nanos, charged_units, cost_nanos, hold_nanos
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates, UsedUp
 from gateway.wire.ratelimit import format_duration
@@ -37,8 +37,9 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     assert x.principal is not None
     principal = x.principal
     scopes = deps.holds.scopes(principal)
-    amount = max((_worst_case(x, number) for number in range(len(x.offers))), default=0)
-    tokens = x.input_tokens + x.output_tokens
+    # Callers may name any number: nobody has what is beyond these, and the ledger can't count it.
+    amount = min(max((_worst_case(x, number) for number in range(len(x.offers))), default=0), MAX_NANOS)
+    tokens = min(x.input_tokens + x.output_tokens, MAX_NANOS)
     hold = Hold(x.id, scopes, amount)
     x.hold_nanos = amount
     started = deps.clock.monotonic()

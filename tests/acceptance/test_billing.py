@@ -263,6 +263,29 @@ async def test_the_tier_that_served_decides_and_not_the_one_that_was_asked_for(t
     assert await till.taken(gateway) == usd(price)
 
 
+# -- numbers without end ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [{"max_tokens": 10**12}, {"max_tokens": 10**30}, {"n": 10**20}, {"n": 10**9}])
+async def test_more_than_anybody_has_is_not_covered(till, members):
+    """Whatever number the caller names, it is told that the credit does not reach, and not that something broke."""
+    gateway = await till.open(play(RECEIVE, answer(body(tokens(20, 9))), REPEAT))
+    asked = msgspec.json.encode({"model": "gpt-x", "messages": MESSAGES, **members})
+
+    answered = await gateway.ask(asked.replace(b'"max_tokens":1000000000000}', b'"max_tokens":1e400}'))
+
+    assert (answered.status, answered.error["code"]) == (402, "insufficient_credit")
+    assert answered.header(b"x-should-retry") == b"false"
+
+
+async def test_any_bound_will_do_where_nothing_is_charged(till):
+    gateway = await till.open(play(RECEIVE, answer(body(tokens(20, 9))), REPEAT), models={})
+
+    answered = await gateway.ask(b'{"model":"gpt-x","max_tokens":1e400,"messages":[{"role":"user","content":"Hi"}]}')
+
+    assert answered.status == 200
+
+
 # -- one bill --------------------------------------------------------------------------------------------------------
 
 
