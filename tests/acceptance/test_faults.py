@@ -183,11 +183,11 @@ FAULTS = [
     Fault(
         "comments_and_no_token",
         play(
-            RECEIVE, stream_head(), *[step for _ in range(60) for step in (chunk(b": wait\n\n"), Pause(0.05))], HANG
+            RECEIVE, stream_head(), *[step for _ in range(20) for step in (chunk(b": wait\n\n"), Pause(0.05))], HANG
         ),
         alone=(200, "upstream_timeout"),
         reason="provider_timeout",
-        settings={"timeouts": Timeouts(first_byte_s=5.0, idle_s=5.0, first_token_s=0.4)},
+        settings={"timeouts": Timeouts(first_byte_s=5.0, idle_s=1.5, first_token_s=0.4)},
     ),
     Fault(
         "no_http",
