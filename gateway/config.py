@@ -24,7 +24,7 @@ from gateway.api import KnownProvider
 from gateway.binding import Binder, Given, Origin, Problem, Table, nearest
 from gateway.errors import ConfigError
 from gateway.secret import Secret
-from gateway.settings import PEPPER_BYTES_MIN, PLANS, UNLIMITED, Plan, Provider, Settings, Timeouts
+from gateway.settings import PEPPER_BYTES_MIN, PLANS, UNLIMITED, Condition, Plan, Provider, Settings, Timeouts
 from gateway.toml_positions import KeyPath, Position, join_key, scan, split_key
 from gateway.wire.client_address import is_network
 
@@ -416,6 +416,17 @@ class _Rules:
                     if not _is_offered(name, settings):
                         key = join_key(("models", model, chain))
                         self.warnings.append(f"{key}: no provider serves `{name}`")
+            if row.shadow and not _is_offered(row.shadow, settings):
+                self.warnings.append(f"{join_key(('models', model, 'shadow'))}: no provider serves `{row.shadow}`")
+            for condition in row.conditions:
+                self._check_condition(join_key(("models", model, "conditions")), condition, settings)
+
+    def _check_condition(self, key: str, condition: Condition, settings: Settings) -> None:
+        if condition.model and not _is_offered(condition.model, settings):
+            self.warnings.append(f"{key}: no provider serves `{condition.model}`")
+        for name in condition.providers:
+            if name not in settings.providers:
+                self.warnings.append(f"{key}: there is no provider `{name}`")
 
     def _check_pepper(self, pepper: Secret | None) -> None:
         if pepper is not None and len(pepper.reveal().encode()) < PEPPER_BYTES_MIN:

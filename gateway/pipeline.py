@@ -20,6 +20,7 @@ from gateway.stages.defer import defer
 from gateway.stages.keep import keep
 from gateway.stages.list_models import list_models
 from gateway.stages.list_objects import list_objects
+from gateway.stages.mirror import mirror
 from gateway.stages.observe import observe
 from gateway.stages.own import own
 from gateway.stages.recall import recall
@@ -47,6 +48,7 @@ INFERENCE: tuple[Stage, ...] = (
     reserve,  # before routing: the hold covers the dearest candidate; settles on the way out    402 429
     recall,  # behind limits: answers from memory count like others; only there where answers are kept   504
     defer,  # behind limits: what is ordered now and paid for later is held now                402
+    mirror,  # above routing: what is asked of a second model as well goes through it once more; only where any is
     route,  # runs what follows once for each try, while nothing was sent                     503
     attempt,  # one try: an error status becomes an error, so that route can judge it          502 504
     relay,  # the provider's bytes go to the caller's socket                                  502 504
@@ -88,4 +90,6 @@ def build(stages: tuple[Stage, ...], deps: Deps, *, end: Handler = _end) -> Hand
         stages = with_plugins(stages)
     if deps.answers is None:
         stages = tuple(stage for stage in stages if stage is not recall)
+    if not any(row.shadow for row in deps.settings.models.values()):
+        stages = tuple(stage for stage in stages if stage is not mirror)
     return reduce(lambda behind, stage: partial(stage, deps=deps, call_next=behind), reversed(stages), end)

@@ -457,6 +457,26 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, object] = {}
 
 
+class Between(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number that is larger than one and smaller than another."""
+
+    above: float | None = None
+    below: float | None = None
+
+
+class Condition(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What holds for requests with certain members in their bodies; see `routing/conditions.py`."""
+
+    when: dict[str, bool | float | str | tuple[float | str, ...] | Between]
+    #: Another model serves them.
+    model: str = ""
+    #: Nobody else serves them: these providers, and those with these tags.
+    providers: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
+    #: How to choose between them.
+    routing: Strategy | None = None
+
+
 class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of a model beyond the catalogue. `[models."*"]` holds for models without a row of their own."""
 
@@ -502,6 +522,11 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policy_fallbacks: tuple[str, ...] = ()
     #: Tags that a provider must have to serve it.
     require: tuple[str, ...] = ()
+    #: What holds for some requests in the place of what stands above; the first that is met counts.
+    conditions: tuple[Condition, ...] = ()
+    #: A model that is asked as well for a share of the requests, to see how it does; its answers go nowhere.
+    shadow: str = ""
+    shadow_percent: Annotated[float, Meta(ge=0, le=100)] = 1.0
     #: What it can't do, at any provider.
     lacks: tuple[Capability, ...] = ()
     #: What is left out here is as the provider has it.

@@ -16,11 +16,13 @@ from hashlib import blake2b
 from math import inf
 from typing import Final
 
+import msgspec
+
 from gateway.errors import BadRequest, GatewayError, NoOffer, UnknownModel, Unpriced
 from gateway.exchange import Offer
 from gateway.routing.health import Health, OfferHealth
 from gateway.routing.preferences import Preferences, Sort
-from gateway.settings import Model, Strategy
+from gateway.settings import Condition, Model, Strategy
 from gateway.wire.dialects import FREE_DIALECTS, Dialect
 
 #: Menus kept at hand; callers choose the names that only a wildcard matches.
@@ -80,11 +82,19 @@ def lowest(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     return candidates if len(best) == len(candidates) else best
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """Who is asked as well, and how often: a share of the requests."""
+
+    menu: "Menu"
+    share: float
+
+
 class Menu:
     """The groups of one request, and everything on them."""
 
     __slots__ = (
         "alone",
+        "conditions",
         "context",
         "count",
         "groups",
@@ -94,6 +104,7 @@ class Menu:
         "own",
         "policy",
         "room_tokens",
+        "shadow",
         "sole_try",
         "spare",
         "warm",
@@ -108,8 +119,14 @@ class Menu:
         policy: tuple[Group, ...] = (),
         sole_try: bool = False,
         hedge: bool = False,
+        shadow: Shadow | None = None,
+        conditions: "tuple[tuple[Condition, Menu | GatewayError], ...]" = (),
     ) -> None:
         self.own = own
+        #: Who is asked as well when it was answered.
+        self.shadow = shadow
+        #: What holds instead for requests that meet a condition, in the order in which they count.
+        self.conditions = conditions
         #: Where to go when the own offers fail, find the prompt too long, or find it offensive.
         self.spare = spare
         self.context = context
@@ -204,14 +221,57 @@ class Menus:
 
     def _make(self, model: str, dialect: Dialect) -> Menu:
         row = self._row(model)
-        own = self._group(self._served(model, dialect, row), row)
+        conditions = tuple((each, self._make_for(each, model, row, dialect)) for each in row.conditions)
+        return self._make_of(model, row, dialect, conditions=conditions)
+
+    def _make_for(self, condition: Condition, model: str, row: Model, dialect: Dialect) -> "Menu | GatewayError":
+        """What holds where a condition is met: a menu, or why there is none."""
+        require = (*row.require, *condition.require)
+        if condition.model:
+            model = condition.model
+            row = self._row(model)
+            require = (*row.require, *require)
+        row = msgspec.structs.replace(row, require=require, routing=condition.routing or row.routing)
+        try:
+            return self._make_of(model, row, dialect, providers=condition.providers)
+        except (UnknownModel, BadRequest, Unpriced, NoOffer) as error:
+            return error
+
+    def _make_of(
+        self,
+        model: str,
+        row: Model,
+        dialect: Dialect,
+        *,
+        providers: tuple[str, ...] = (),
+        conditions: "tuple[tuple[Condition, Menu | GatewayError], ...]" = (),
+    ) -> Menu:
+        offers = self._served(model, dialect, row)
+        if providers:
+            offers = tuple(offer for offer in offers if offer.provider in providers)
+            if not offers:
+                raise NoOffer("No provider of this model meets what its operator requires.")
+        own = self._group(offers, row)
         return Menu(
             own,
             spare=self._chain(model, row.fallbacks, dialect),
             context=self._chain(model, row.context_fallbacks, dialect),
             policy=self._chain(model, row.policy_fallbacks, dialect),
             hedge=row.hedge,
+            shadow=self._shadow(row, dialect),
+            conditions=conditions,
         )
+
+    def _shadow(self, row: Model, dialect: Dialect) -> Shadow | None:
+        if not row.shadow:
+            return None
+        try:
+            offers = self._served(row.shadow, dialect, self._row(row.shadow))
+        except (UnknownModel, BadRequest, Unpriced, NoOffer):
+            # As of fallbacks: the configuration's check tells.
+            return None
+        offers = tuple(offer for offer in offers if _has_tags(offer, row.require))
+        return Shadow(Menu(self._group(offers, row)), row.shadow_percent / 100) if offers else None
 
     def _row(self, model: str) -> Model:
         offers = self._find(model)

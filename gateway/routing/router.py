@@ -45,6 +45,8 @@ class Router:
     settings: Settings
     #: Gives numbers from 0 up to 1.
     chance: Chance
+    #: Requests that are being asked of a second model.
+    mirrors: int = 0
 
     @classmethod
     def of(

@@ -15,6 +15,7 @@ from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest
 from gateway.exchange import Call, Exchange
 from gateway.kernel.constraints import Constraints
+from gateway.routing.conditions import holds, read_members
 from gateway.routing.menu import Menu, narrow
 from gateway.routing.needs import needs_of
 from gateway.routing.permitted import permit, permit_names, permit_operation
@@ -82,6 +83,8 @@ def _menu(call: Call, wishes: Preferences, tokens: int, allowed: Constraints | N
         menu = menus.combine(names, call.dialect)
     else:
         menu = menus.find(call.model, call.dialect)
+        if menu.conditions:
+            menu = _met(menu, call)
     if allowed is not None:
         menu = permit(menu, allowed, call.model, named=bool(wishes.models))
     # Bodies are searched only where some offer can't do something.
@@ -89,6 +92,17 @@ def _menu(call: Call, wishes: Preferences, tokens: int, allowed: Constraints | N
     if wishes is NONE and not needs and tokens <= menu.room_tokens:
         return menu
     return narrow(menu, wishes, needs=needs, tokens=tokens)
+
+
+def _met(menu: Menu, call: Call) -> Menu:
+    """What holds for this request of a model with conditions."""
+    members = read_members(call.body)
+    for condition, instead in menu.conditions:
+        if holds(condition, members):
+            if isinstance(instead, Menu):
+                return instead
+            raise instead.with_traceback(None)
+    return menu
 
 
 def _wishes(call: Call, deps: Deps) -> Preferences:

@@ -604,12 +604,16 @@ def test_a_fallback_nobody_serves_is_warned_of(file):
     file.write_text(
         '[providers.p]\nadapter = "openai"\nbase_url = "http://h/v1"\nmodels = ["m", "n-*"]\n'
         '[models.m]\nfallbacks = ["n-1", "gone"]\ncontext_fallbacks = ["nick"]\nweights = { q = 2 }\n'
+        'shadow = "dim"\nconditions = [{ when = { x = true }, model = "away", providers = ["p", "q"] }]\n'
         '[models.n-1]\naliases = ["nick"]'
     )
 
     warnings = load(str(file), environ={}).warnings
 
     assert [warning for warning in warnings if "no provider serves" in warning] == [
-        "models.m.fallbacks: no provider serves `gone`"
+        "models.m.fallbacks: no provider serves `gone`",
+        "models.m.shadow: no provider serves `dim`",
+        "models.m.conditions: no provider serves `away`",
     ]
+    assert "models.m.conditions: there is no provider `q`" in warnings
     assert any(warning.startswith("models.m.weights.q:") for warning in warnings)
