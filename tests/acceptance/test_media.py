@@ -577,9 +577,25 @@ free = true
 UPLOAD_BYTES = 50 * 1024 * 1024
 
 
-@pytest.mark.parametrize("spooled", [False, True], ids=["passed on", "spooled"])
-async def test_a_large_upload_is_not_held(stage, spooled):
-    """Case 17, for recordings: 50 MB go through a worker that grows by less than 10 MB."""
+_FILE_PART = b"--XX\r\nContent-Disposition: form-data; name=%b\r\n\r\n" % FILE
+_MODEL_PART = b'--XX\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+_PURPOSE_PART = b'--XX\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n'
+_LAST = b"--XX--\r\n"
+KEPT = b'{"id":"file-%d","object":"file","bytes":1,"created_at":1,"filename":"f","purpose":"assistants"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "start", "end", "reply"),
+    [
+        pytest.param(b"/v1/audio/transcriptions", _MODEL_PART + _FILE_PART, _LAST, TRANSCRIPT, id="passed on"),
+        pytest.param(b"/v1/audio/transcriptions", _FILE_PART, _MODEL_PART + _LAST, TRANSCRIPT, id="spooled"),
+        pytest.param(b"/v1/files", _PURPOSE_PART + _FILE_PART, _LAST, KEPT, id="file"),
+        pytest.param(b"/v1/files", _FILE_PART, _PURPOSE_PART + _LAST, KEPT, id="file first"),
+    ],
+)
+async def test_a_large_upload_is_not_held(stage, path, start, end, reply):
+    """Case 17, for recordings too: 50 MB go through a worker that grows by less than 10 MB."""
+    end = b"\r\n" + end
     received = []
 
     async def script(peer: Peer) -> None:
@@ -589,12 +605,9 @@ async def test_a_large_upload_is_not_held(stage, spooled):
             received.append(left)
             while left:
                 left -= len(await peer.reader.read(min(left, 262_144)))
-            await peer.send(answer(TRANSCRIPT))
+            await peer.send(answer(reply.replace(b"%d", b"%d" % len(received))))
 
     upstream = await stage.upstream(script)
-    file = b"--XX\r\nContent-Disposition: form-data; name=%b\r\n\r\n" % FILE
-    model = b'--XX\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
-    start, end = (file, b"\r\n" + model + b"--XX--\r\n") if spooled else (model + file, b"\r\n--XX--\r\n")
     async with ServedGateway(stage.stores, CONFIG.format(url=upstream.url)) as gateway:
         most_bytes = before_bytes = 0
         # The first upload brings in what every worker needs once.
@@ -602,10 +615,10 @@ async def test_a_large_upload_is_not_held(stage, spooled):
             before_bytes = most_bytes = gateway.resident_bytes()
             connection = await connect(gateway.port)
             head = (
-                b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer %b\r\n"
+                b"POST %b HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer %b\r\n"
                 b"content-type: multipart/form-data; boundary=XX\r\ncontent-length: %d\r\n\r\n"
             )
-            await connection.send(head % (gateway.key.encode(), len(start) + size + len(end)) + start)
+            await connection.send(head % (path, gateway.key.encode(), len(start) + size + len(end)) + start)
             for _ in range(size // 262_144):
                 await connection.send(bytes(262_144))
                 most_bytes = max(most_bytes, gateway.resident_bytes())
