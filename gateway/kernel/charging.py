@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.exchange import Offer
 from gateway.infra.clock import Clock
-from gateway.kernel.money import Nanos, Price, cost_nanos
+from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos
 from gateway.kernel.objects import Deferred, Due
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.record import UsageRecord, encode_record
@@ -89,7 +89,7 @@ class Charging:
     def estimate(self, offer: Offer, *, input_tokens: int, output_tokens: int) -> Nanos:
         """What a batch of these sizes costs at most."""
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-        return self._cost(usage, offer, batch=True)
+        return min(self._cost(usage, offer, batch=True), MAX_NANOS)
 
     async def _settle(self, due: Due, usage: Usage | None) -> str:
         scopes = self._scopes(due)

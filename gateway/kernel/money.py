@@ -122,6 +122,8 @@ def hold_nanos(
 ) -> Nanos:
     """The most that a call of at most these sizes can cost: every token as its dearest kind, in the dearest tier
     that the input can reach, at the dearest service tier. Searches of the web can't be foreseen and are not in it.
+
+    Callers may name any number: nobody has what is beyond `MAX_NANOS`, so that is where it ends.
     """
     worst = 0
     for served in (price, *price.service_prices.values()):
@@ -136,7 +138,7 @@ def hold_nanos(
             units += max(0, seconds) * rates.second_nanos + max(0, characters) * rates.character_nanos
             units += -(-max(0, seconds) * rates.hour_nanos // _HOUR_S)
             worst = max(worst, (per_million + units * _TOKENS_PER_PRICE) * dearest_permille)
-    return -(-worst * price.markup_permille // (_TOKENS_PER_PRICE * _PERMILLE * _PERMILLE))
+    return min(-(-worst * price.markup_permille // (_TOKENS_PER_PRICE * _PERMILLE * _PERMILLE)), MAX_NANOS)
 
 
 def parse_usd(text: str) -> Nanos:

@@ -37,8 +37,8 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     assert x.principal is not None
     principal = x.principal
     scopes = deps.holds.scopes(principal)
-    # Callers may name any number: nobody has what is beyond these, and the ledger can't count it.
-    amount = min(max((_worst_case(x, number) for number in range(len(x.offers))), default=0), MAX_NANOS)
+    amount = max((_worst_case(x, number) for number in range(len(x.offers))), default=0)
+    # Callers may name any number; what is beyond this no limit admits, and Redis can't count it.
     tokens = min(x.input_tokens + x.output_tokens, MAX_NANOS)
     hold = Hold(x.id, scopes, amount)
     x.hold_nanos = amount

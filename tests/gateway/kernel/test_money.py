@@ -89,6 +89,13 @@ def test_a_hold_is_for_the_dearest_kind_and_tier_within_reach() -> None:
     assert hold_nanos(1001, 1000, price) == 1001 * 1000 + 1000 * 20_000
 
 
+def test_a_hold_ends_where_the_ledger_can_count_no_further() -> None:
+    price = Price(input_mtok_nanos=1, output_mtok_nanos=10**9, markup_permille=1150)
+
+    assert hold_nanos(1, 10**400, price) == MAX_NANOS
+    assert hold_nanos(1, 10**10, price) == 11_500_000_000_001
+
+
 @pytest.mark.parametrize(
     ("text", "nanos"),
     [
