@@ -6,11 +6,15 @@ from typing import Final, Self
 
 import httpx2
 
+from gateway.catalogue.book import Book
+from gateway.catalogue.lists import ListStore
+from gateway.catalogue.metrics import MetricStore
 from gateway.control.issuers import Issuers
 from gateway.control.mail import Mail
 from gateway.control.passwords import Passwords
 from gateway.control.pings import Pings
 from gateway.control.session import Sessions
+from gateway.control.shelf import Shelf
 from gateway.control.throttle import Throttle
 from gateway.control.traffic import Observer
 from gateway.deps import Deps
@@ -56,6 +60,9 @@ class Parts:
     observer: Observer
     #: What offers of this process cost.
     prices: Prices
+    #: The models that can be called, and what Hugging Face says of them.
+    shelf: Shelf
+    metrics: MetricStore
     #: What the processes of this host say of themselves.
     facts: Callable[[], Awaitable[FleetFacts]]
 
@@ -100,5 +107,7 @@ class Parts:
             pings=Pings(database, tasks),
             observer=Observer(database, clock=deps.clock),
             prices=prices,
+            shelf=Shelf(Book(ListStore(database), clock=deps.clock), deps, settings),
+            metrics=MetricStore(database),
             facts=facts,
         )
