@@ -145,6 +145,7 @@ def create_app(
             pool_size=settings.control.pool_size,
             timeout_s=settings.control.timeout_s,
             application="gateway control",
+            prepared=False,
         )
         parts = Parts.of(
             settings,

@@ -38,6 +38,8 @@ _UNAVAILABLE = (
 )
 #: Connections idle for longer are closed, so that a quiet worker holds none.
 _IDLE_S = 300.0
+#: Statements that a connection keeps prepared.
+STATEMENTS_MAX = 100
 _QUERY_HEADER = re.compile(r"-- ([a-z][a-z0-9_]*): \S.*")
 
 
@@ -77,8 +79,15 @@ class Session:
 class Database:
     """The pool. Making one connects to nothing; `close` it when the worker ends."""
 
-    def __init__(self, dsn: str, *, pool_size: int, timeout_s: float, application: str = "gateway") -> None:
+    def __init__(
+        self, dsn: str, *, pool_size: int, timeout_s: float, application: str = "gateway", prepared: bool = True
+    ) -> None:
+        """`prepared` keeps statements, which spares a round trip; after some calls PostgreSQL then plans them for any
+        argument at all. Without, each is planned for the arguments it has: for lists with filters that may be left
+        out, where the one plan for all reads everything there is.
+        """
         self._dsn = dsn
+        self._statements = STATEMENTS_MAX if prepared else 0
         self._pool_size = pool_size
         self._timeout_s = timeout_s
         self._application = application
@@ -175,6 +184,7 @@ class Database:
                     timeout=self._timeout_s,
                     command_timeout=self._timeout_s,
                     max_inactive_connection_lifetime=_IDLE_S,
+                    statement_cache_size=self._statements,
                     server_settings={"application_name": self._application, "timezone": "UTC"},
                 )
 
