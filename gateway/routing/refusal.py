@@ -19,7 +19,8 @@ from gateway.errors import (
     UpstreamThrottled,
 )
 
-_ANTHROPIC_OVERLOAD: Final = 529
+#: Statuses of a provider's own trouble that clients of other dialects take for theirs, or do not know.
+_FOREIGN: Final = {408: 504, 409: 502, 424: 502, 425: 503, 498: 503, 499: 502, 529: 503}
 
 
 def refusal(
@@ -53,8 +54,7 @@ def error_of(
     message = None if native else failure.message or None
     return kind(
         message,
-        # Overload has a number of its own at Anthropic, which other clients do not try again at.
-        status=head.status if native or head.status != _ANTHROPIC_OVERLOAD else 503,
+        status=head.status if native else _foreign_status(head.status, failure),
         headers=tuple(head.headers),
         body=body,
         blame=failure.blame,
@@ -62,6 +62,13 @@ def error_of(
         retry_after_s=failure.retry_after_s,
         detail=detail,
     )
+
+
+def _foreign_status(status: int, failure: Failure) -> int:
+    """A status as clients of another dialect than the provider's know it: Bedrock says 408 and 424 of its models,
+    Anthropic 529 of its overload.
+    """
+    return _FOREIGN.get(status, status) if failure.blame == "provider" else status
 
 
 def _is_json(head: ResponseHead, body: bytes) -> bool:

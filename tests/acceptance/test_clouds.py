@@ -320,6 +320,20 @@ async def test_bedrocks_errors_are_openais(stage):
     assert caught.value.code == "context_length_exceeded"
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "told"), [(408, "ModelTimeoutException", 504), (424, "ModelErrorException", 502)]
+)
+async def test_trouble_with_a_model_is_not_the_callers(stage, status, kind, told):
+    """OpenAI's client tries again at these; at Bedrock's 424 it would not."""
+    failed = answer(b'{"message":"The model failed."}', status=status, headers=[(b"x-amzn-errortype", kind.encode())])
+    gateway, _ = await behind(stage, "bedrock", same(failed))
+
+    with pytest.raises(openai.InternalServerError, match="The model failed") as caught:
+        await gateway.openai().chat.completions.create(model=CLAUDE, messages=MESSAGES)
+
+    assert caught.value.status_code == told
+
+
 async def test_an_exception_before_the_answer_began_has_a_status(stage):
     """Case 73: nothing was sent yet, so the client's own rule for a rate limit holds."""
     gateway, _ = await behind(stage, "bedrock", same(chunked(THROTTLED, headers=EVENT_STREAM)))

@@ -11,10 +11,10 @@ JSON = [(b"content-type", b"application/json")]
 BODY = b'{"error":{"message":"no"}}'
 
 
-def refuse(status: int, body: bytes = BODY, *, headers=JSON, whole: bool = True):
+def refuse(status: int, body: bytes = BODY, *, headers=JSON, whole: bool = True, native: bool = True):
     adapter = OpenAI()
     adapter.configure(ProviderConfig(name="local", base_url="http://127.0.0.1/v1", api_key=None, extra={}))
-    return refusal(adapter, ResponseHead(status, headers), body, whole=whole)
+    return refusal(adapter, ResponseHead(status, headers), body, whole=whole, native=native)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,25 @@ def test_nothing_of_our_credential_trouble_is_told(status):
     assert isinstance(error, UpstreamCredentials)
     assert (error.status, error.refused_status, error.should_retry) == (502, status, False)
     assert "sk-" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "code"),
+    [
+        # Bedrock's ModelTimeoutException and ModelErrorException.
+        (408, 504, "upstream_error"),
+        (424, 502, "upstream_error"),
+        (529, 503, "upstream_error"),
+        (429, 429, "rate_limit_exceeded"),
+        (500, 500, "upstream_error"),
+        (404, 404, "upstream_refused"),
+    ],
+)
+def test_trouble_of_the_providers_is_told_as_such_to_clients_of_another_dialect(status, told, code):
+    error = refuse(status, native=False)
+
+    assert isinstance(error, UpstreamRefused)
+    assert (error.status, error.code, error.body) == (told, code, None)
+    assert error.type == ("invalid_request_error" if told < 500 else "server_error")
+    # Whose dialect it is knows the number.
+    assert refuse(status).status == status
