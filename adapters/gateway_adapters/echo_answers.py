@@ -142,12 +142,12 @@ def answer(method: bytes, path: bytes, body: bytes) -> Answer:
         return _kept(method, path.decode("latin-1"), body)
     make = _DIALECTS.get(path)
     if make is None:
-        return _refusal(404, f"echo serves no {path.decode('latin-1')}")
+        return _refusal(404, f"echo serves no {path.decode('latin-1')}", code=None)
     if method != b"POST":
         return _refusal(405, "POST is needed here")
     try:
         request = _of_form(echo_media.read_form(body)) or msgspec.json.decode(body, type=_Request)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _refusal(400, f"not a request: {error}")
     script = script_of(request.model)
     if script is None or (script.tokens or 0) > TOKENS_MAX or (script.fail and not 400 <= script.fail < 600):
@@ -172,13 +172,13 @@ def _kept(method: bytes, path: str, body: bytes) -> Answer:
     upload = None
     if "file" in form:
         name = _FILE_NAME.search(body)
-        upload = (name[1].decode("utf-8", "replace") if name else "", form.get("purpose", b"").decode(), form["file"])
+        upload = (name[1].decode("utf-8", "replace") if name else "", form.get("purpose", b"").decode("utf-8", "replace"), form["file"])
     try:
         made = echo_objects.answer(method, path, body, upload=upload, ask=_ask)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _refusal(400, f"not a request: {error}")
     if made is None:
-        return _refusal(404, f"echo keeps no {path}")
+        return _refusal(404, f"echo keeps no {path}", code=None)
     if isinstance(made, bytes):
         frames = iter(((0.0, made),))
         return Answer(content_type=b"application/octet-stream", frames=frames, size_bytes=len(made))
@@ -501,8 +501,10 @@ def _json(document: dict[str, object], turn: _Turn | None = None) -> Answer:
     return Answer(frames=iter(((pause_s, body[:half]), (0.0, body[half:]))), size_bytes=len(body))
 
 
-def _refusal(status: int, message: str) -> Answer:
-    kind, code = _STATUS_TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
+def _refusal(status: int, message: str, *, code: str | None = "") -> Answer:
+    """An error in OpenAI's shape; `code` where it is not the usual one of its status."""
+    kind, usual = _STATUS_TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
+    code = usual if code == "" else code
     refused = _json({"error": {"message": message, "type": kind, "param": None, "code": code}})
     refused.status = status
     if status in (429, 503):

@@ -187,7 +187,7 @@ def _answers(kept: Kept, ask: Ask) -> Iterable[tuple[dict[str, object], _Usage]]
     for text in (file.content or b"" if file is not None else b"").splitlines():
         try:
             line = msgspec.json.decode(text, type=_Line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         made = ask(kept.endpoint.removeprefix("/v1").encode(), bytes(line.body))
         if made is None:
