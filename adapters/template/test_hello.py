@@ -1,67 +1,38 @@
-"""Bytes in, bytes out: no network, no key, no gateway running."""
+"""Bytes in, bytes out: no network, no key, no gateway running.
+
+Most of it is the kit's: conversations in `cases/`, and what can go wrong with any adapter. What is yours alone, its table
+for example, is tested by hand.
+"""
+
+from pathlib import Path
 
 import pytest
 from gateway_adapter_hello import Hello
 
-from gateway.api import Call, ConfigError, Dialect, Offer, ProviderConfig, ResponseHead, Secret, peek
+from gateway.api import ConfigError, ProviderConfig, ResponseHead, Secret
+from gateway.testing import FAULTS, Fault, Subject, cases, conversations_of, replay
 
-OFFER = Offer(model="small", provider="hello", upstream_model="small-1")
-STREAM = b"""\
-data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}
-
-data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}
-
-data: [DONE]
-
-"""
+CONFIG = ProviderConfig(name="hello", base_url="https://hello.example/api", api_key=Secret("k-123456"), extra={})
+CASES = cases(Path(__file__).parent / "cases")
+# Tests run before the package is installed, too: a case finds the adapter here by the name it has in `== provider`.
+ADAPTERS = {"hello": Hello}
+SUBJECT = Subject(Hello, CONFIG, conversations_of(Hello, CONFIG, CASES, adapters=ADAPTERS))
 
 
 def hello(**extra: object) -> Hello:
     adapter = Hello()
-    adapter.configure(
-        ProviderConfig(name="hello", base_url="https://hello.example/api", api_key=Secret("k-1"), extra=extra)
-    )
+    adapter.configure(ProviderConfig(name="hello", base_url=None, api_key=Secret("k-1"), extra=extra))
     return adapter
 
 
-def call(body: bytes) -> Call:
-    return Call(
-        id="1",
-        dialect=Dialect.OPENAI_CHAT,
-        method="POST",
-        path=b"/chat/completions",
-        query=b"",
-        headers=[(b"authorization", b"Bearer gw_secret"), (b"content-type", b"application/json")],
-        body=body,
-        peek=peek(body),
-        model="small",
-    )
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_a_conversation(path: Path) -> None:
+    replay(path, adapters=ADAPTERS)
 
 
-def test_prepare_changes_the_model_and_the_credentials_alone() -> None:
-    sent = hello(region="us").prepare(call(b'{ "model":"small", "x":1.0 }'), OFFER)
-
-    assert (sent.origin.host, sent.target) == ("hello.example", b"/api/chat/completions?region=us")
-    assert sent.body == b'{ "model":"hello/small-1", "x":1.0 }'
-    assert dict(sent.headers) == {
-        b"content-type": b"application/json",
-        b"x-hello-key": b"k-1",
-        b"accept-encoding": b"identity",
-    }
-
-
-def test_a_stream_is_asked_for_its_usage_and_the_caller_does_not_see_it() -> None:
-    asked = call(b'{"model":"small","stream":true}')
-    tap = hello().tap(asked, ResponseHead(200, [(b"content-type", b"text/event-stream")]))
-
-    assert b'"include_usage":true' in hello().prepare(asked, OFFER).body
-    relayed = b"".join(tap.feed(STREAM[i : i + 1]) for i in range(len(STREAM))) + tap.end()
-
-    assert relayed == STREAM[: STREAM.index(b"data: ", 6)] + b"data: [DONE]\n\n"
-    assert tap.complete
-    usage = tap.usage()
-    assert usage is not None
-    assert (usage.input_tokens, usage.output_tokens) == (3, 1)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault(fault: Fault) -> None:
+    fault.try_on(SUBJECT)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.cli.table import Colour, Printer
 from gateway.errors import ConfigError
-from gateway.testing.report import examine
+from gateway.testing.report import examine, fill_cases
 
 _COLOURS = {"ok": Colour.GREEN, "warn": Colour.YELLOW, "fail": Colour.RED, "info": None}
 
@@ -23,7 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--cases: there is no folder {folder}")
     table = None if arguments.table is None else _table(Path(arguments.table))
     out = Printer(sys.stdout)
-    lines = list(examine(arguments.package, table=table, folder=folder))
+    filled = [] if folder is None or not arguments.fill else list(fill_cases(arguments.package, folder))
+    lines = filled + list(examine(arguments.package, table=table, folder=folder))
     rows = [(line.state, line.subject, line.found.partition("\n")[0]) for line in lines]
     out.table(("STATE", "SUBJECT", "FOUND"), rows, colours=[_COLOURS[line.state] for line in lines])
     for line in lines:

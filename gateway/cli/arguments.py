@@ -255,6 +255,9 @@ def _adapter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     check.add_argument("package", metavar="PACKAGE", help="as it was installed, or the name of an adapter in it")
     check.add_argument("--cases", metavar="DIR", help="golden cases of its adapters")
     check.add_argument(
+        "--fill", action="store_true", help="write what an adapter does into the sections that cases lack, to be read"
+    )
+    check.add_argument(
         "--table", metavar="FILE", help="what the [providers.NAME] table would hold, as TOML (default: of a case)"
     )
 

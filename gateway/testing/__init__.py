@@ -18,7 +18,7 @@
 `gateway adapter check PACKAGE` runs the same on what is installed and prints a report. See `adapters/README.md`.
 """
 
-from gateway.testing.cases import KINDS, Case, CaseFailed, cases, frame, pieces_of, play, replay
+from gateway.testing.cases import KINDS, Case, CaseFailed, cases, fill, frame, pieces_of, play, replay
 from gateway.testing.faults import FAULTS, Conversation, Fault, FaultFound, Subject, conversations_of
 from gateway.testing.held import held_bytes
 from gateway.testing.requests import make_request, make_settled
@@ -34,6 +34,7 @@ __all__ = [
     "Subject",
     "cases",
     "conversations_of",
+    "fill",
     "frame",
     "held_bytes",
     "make_request",

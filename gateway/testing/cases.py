@@ -158,6 +158,54 @@ def replay(path: Path, *, adapters: Classes | None = None, seed: int | None = No
     check_received(Case(path, adapters=adapters), seed=seed)
 
 
+def fill(path: Path, *, adapters: Classes | None = None) -> list[str]:
+    """Write what the adapter does into the sections that a case lacks; their names. Read them before you keep them.
+
+    Raises:
+        CaseFailed: the file is no case, or has no `== upstream` to make them of.
+    """
+    case = Case(path, adapters=adapters)
+    made: dict[str, bytes] = {}
+    try:
+        request, dropped = case.prepare()
+    except BadRequest as error:
+        made["refused"] = f"{error.param}: {error.message}".encode()
+    else:
+        if not isinstance(request.body, bytes):
+            raise CaseFailed(f"{path}: its body is no bytes")
+        made["sent"] = _written(_start(request), request.headers, request.body)
+        if dropped:
+            made["dropped"] = " ".join(dropped).encode()
+        made |= _answered(case)
+    made = {name: content for name, content in made.items() if name not in case.sections}
+    if made:
+        sections = b"".join(b"== %b\n%b\n" % (name.encode(), content) for name, content in made.items())
+        path.write_bytes(path.read_bytes().removesuffix(b"\n") + b"\n" + sections)
+    return [*made]
+
+
+def _answered(case: Case) -> dict[str, bytes]:
+    """What becomes of the provider's answer."""
+    if "upstream" not in case.sections:
+        raise CaseFailed(f"{case.path}: no section upstream")
+    if case.head.status >= 400:
+        return {"failure": _told(case.adapter.classify(case.head, case.body))}
+    tap = case.tap()
+    made = {"downstream": play(tap, [case.body], cut=case.cut), "usage": _told(tap.usage())}
+    if tap.failure is not None:
+        made["failure"] = _told(tap.failure)
+    return made
+
+
+def _told(value: msgspec.Struct | None) -> bytes:
+    """As JSON, without what is at its default."""
+    if value is None:
+        return b"null"
+    fields = msgspec.structs.fields(value)
+    given = {each.name: getattr(value, each.name) for each in fields}
+    return msgspec.json.encode({each.name: given[each.name] for each in fields if given[each.name] != each.default})
+
+
 def check_sent(case: Case) -> None:
     """The provider gets what `== sent` says, or the request is refused as `== refused` says."""
     if case.refused:
@@ -169,10 +217,9 @@ def check_sent(case: Case) -> None:
         raise CaseFailed(f"{case.path}: it was not refused")
     request, dropped = case.prepare()
     _expect(case, "dropped", case.sections.get("dropped", b""), name_list(dropped).replace(b", ", b" "))
-    origin = f"{request.origin.scheme}://{request.origin.host}:{request.origin.port}".encode()
     if not isinstance(request.body, bytes):
         raise CaseFailed(f"{case.path}: its body is no bytes")
-    sent = _written(request.method + b" " + origin + request.target, request.headers, request.body)
+    sent = _written(_start(request), request.headers, request.body)
     _expect(case, "sent", _written(*message(case.sections["sent"])), sent)
 
 
@@ -294,6 +341,11 @@ def _installed(name: str) -> type[Adapter]:
     if name not in found:
         raise CaseFailed(f'no adapter "{name}" is installed; there are: {", ".join(sorted(found))}')
     return load_adapter(found[name])
+
+
+def _start(request: UpstreamRequest) -> bytes:
+    origin = f"{request.origin.scheme}://{request.origin.host}:{request.origin.port}".encode()
+    return request.method + b" " + origin + request.target
 
 
 def _written(start: bytes, headers: Headers, body: bytes) -> bytes:

@@ -25,7 +25,7 @@ from gateway.api import (
 )
 from gateway.hooks import HOOKS, load_plugin
 from gateway.registry import ADAPTERS, PLUGINS, Discover, distribution, installed, load_adapter
-from gateway.testing.cases import KINDS, Case, CaseFailed, cases, replay
+from gateway.testing.cases import KINDS, Case, CaseFailed, cases, fill, replay
 from gateway.testing.faults import FAULTS, FaultFound, Subject, conversations_of
 
 #: What an adapter is configured with where nobody says.
@@ -158,10 +158,32 @@ def _cases(adapter: type[Adapter], paths: Sequence[Path]) -> Iterator[Line]:
         except (CaseFailed, ConfigError) as error:
             failed += 1
             yield Line("fail", f"case {path.stem}", str(error))
+        except KeyError as error:
+            failed += 1
+            yield Line(
+                "fail", f"case {path.stem}", f"has no section {error.args[0]}; --fill writes what the adapter does"
+            )
     if paths and not failed:
         yield Line("ok", "cases", f"{len(paths)} replayed whole, byte by byte and in random pieces")
     if missing := sorted(KINDS - {path.stem for path in paths}):
         yield Line("warn", "cases", f"there is none called {', '.join(missing)}")
+
+
+def fill_cases(package: str, folder: Path, *, find: Discover = installed) -> Iterator[Line]:
+    """Write what the adapters of `package` do into the cases that do not say so yet.
+
+    Raises:
+        ConfigError: it has no adapter that can be used.
+    """
+    adapters = {
+        each.name: load_adapter(each) for each in find(ADAPTERS) if _is_of(each, package) or each.name == package
+    }
+    for path in cases(folder):
+        try:
+            if names := fill(path, adapters=adapters):
+                yield Line("warn", f"case {path.stem}", f"wrote {', '.join(names)}: read it before you keep it")
+        except (CaseFailed, ConfigError) as error:
+            yield Line("fail", f"case {path.stem}", str(error))
 
 
 def _is_about(path: Path, adapter: type[Adapter]) -> bool:

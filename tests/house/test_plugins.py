@@ -11,6 +11,7 @@ import pytest
 from gateway import api
 from gateway.hooks import HOOKS, load_plugins
 from gateway.settings import Plugin, Settings
+from gateway.testing import FAULTS
 from gateway_plugins import otel, redact, request_log
 
 PAGE = (Path(__file__).parents[2] / "plugins" / "README.md").read_text("utf-8")
@@ -100,3 +101,10 @@ def test_troubles_are_documented() -> None:
     for trouble in ("rejected", "failed", "late", "lost"):
         assert f'"{trouble}"' in source
         assert f"`{trouble}`" in PAGE
+
+
+def test_every_fault_of_the_kit_is_in_the_adapters_page() -> None:
+    page = (Path(__file__).parents[2] / "adapters" / "README.md").read_text("utf-8")
+
+    for fault in FAULTS:
+        assert f"| {fault.name} | {fault.promise} |" in page

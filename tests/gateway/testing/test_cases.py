@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gateway.api import BadRequest, Call, Failure, Offer, ResponseHead, Tap, UpstreamRequest
-from gateway.testing import CaseFailed, cases, replay
+from gateway.testing import CaseFailed, cases, fill, replay
 from tests.gateway.testing.adapters import Sound
 
 CASE = """\
@@ -167,3 +167,27 @@ def test_cases_are_found_below_a_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "a", CASE)
 
     assert cases(tmp_path) == [path]
+
+
+def test_what_a_case_lacks_is_filled_in_and_holds(tmp_path: Path) -> None:
+    begin, upstream = CASE[: CASE.index("== sent")], CASE[CASE.index("== upstream") : CASE.index("== downstream")]
+    path = write(tmp_path, begin + upstream)
+
+    assert fill(path, adapters={"sound": Sound}) == ["sent", "downstream", "usage"]
+
+    replay(path, adapters={"sound": Sound})
+    assert path.read_text().endswith('== usage\n{"input_tokens":3,"output_tokens":1}\n')
+    assert fill(path, adapters={"sound": Sound}) == []
+
+
+def test_an_error_answer_is_filled_in_by_its_verdict(tmp_path: Path) -> None:
+    path = write(tmp_path, CASE[: CASE.index("== sent")] + ERROR[: ERROR.index("== failure")])
+
+    assert fill(path, adapters={"sound": Sound}) == ["sent", "failure"]
+
+    replay(path, adapters={"sound": Sound})
+
+
+def test_there_is_nothing_to_fill_in_without_an_answer(tmp_path: Path) -> None:
+    with pytest.raises(CaseFailed, match="no section upstream"):
+        fill(write(tmp_path, CASE[: CASE.index("== sent")]), adapters={"sound": Sound})
