@@ -172,7 +172,11 @@ def _kept(method: bytes, path: str, body: bytes) -> Answer:
     upload = None
     if "file" in form:
         name = _FILE_NAME.search(body)
-        upload = (name[1].decode("utf-8", "replace") if name else "", form.get("purpose", b"").decode("utf-8", "replace"), form["file"])
+        upload = (
+            name[1].decode("utf-8", "replace") if name else "",
+            form.get("purpose", b"").decode("utf-8", "replace"),
+            form["file"],
+        )
     try:
         made = echo_objects.answer(method, path, body, upload=upload, ask=_ask)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

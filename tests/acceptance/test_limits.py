@@ -254,6 +254,7 @@ async def test_three_gateways_let_exactly_the_limit_through(office, database, re
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
 async def test_nobody_spends_what_is_not_there(office, database, redis_url, workers):
+    """Case 108."""
     covered, asked = 7, 200
     stores = Stores(database, redis_url)
     released = asyncio.Event()

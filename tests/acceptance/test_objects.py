@@ -361,6 +361,7 @@ async def test_an_operator_may_open_more_and_owners_stay_owners(town):
 
 
 async def test_a_batch_is_charged_once_however_often_it_is_asked_for(town):
+    """Case 18."""
     client = await town.open()
     batch = await batch_of(client, LINE * 3)
     held = await town.held(town.accounts[0])
@@ -536,6 +537,7 @@ async def test_the_id_of_a_stream_is_known_while_it_runs(town):
 
 @pytest.mark.parametrize("seen_by", ["get", "cancel"])
 async def test_a_response_in_the_background_is_charged_when_it_is_done(town, seen_by):
+    """Case 110."""
     client = await town.open()
 
     ordered = await client.responses.create(model="m", input="long", background=True)

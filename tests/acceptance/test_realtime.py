@@ -213,6 +213,7 @@ async def closed(connection) -> tuple[int, str]:
 
 @pytest.mark.parametrize("server", SERVERS)
 async def test_the_sdk_converses_and_pays_for_each_answer(database, redis_url, server):
+    """Case 19."""
     async with opened(database, redis_url, server=server) as hall:
         client = hall.gateway.openai()
         async with client.realtime.connect(model="speaker") as connection:
@@ -240,6 +241,7 @@ async def test_the_sdk_converses_and_pays_for_each_answer(database, redis_url, s
 
 
 async def test_a_browsers_key_is_among_its_subprotocols_and_goes_no_further(hall):
+    """Case 19."""
     offered = ["realtime", f"openai-insecure-api-key.{hall.gateway.key}", "openai-beta.realtime-v1"]
 
     async with hall.connect(key="", subprotocols=offered) as connection:
@@ -267,6 +269,7 @@ async def test_azures_spelling_leads_there_too(hall, path):
 
 
 async def test_large_messages_pass_whole_both_ways(hall):
+    """Case 19."""
     text = msgspec.json.encode({"type": "echo", "audio": "A" * 2**20}).decode()
     binary = bytes(range(256)) * 4096
 

@@ -103,6 +103,7 @@ def test_cache_writes_cost_by_how_long_they_are_kept(catalogue):
 
 
 def test_a_price_changes_on_its_date(catalogue):
+    """Case 107."""
     before, after = (
         catalogue.price("openai", "gpt-5.6-terra", at=when(moment))
         for moment in ("2026-07-29T23:59:59", "2026-07-30")
@@ -131,6 +132,7 @@ def test_a_price_changes_on_its_date(catalogue):
     ],
 )
 def test_deepseek_is_dearer_in_peak_hours_of_weekdays(catalogue, moment, expected):
+    """Case 107."""
     price = catalogue.price("deepseek", "deepseek-v4-pro", at=when(moment))
 
     assert price.input_mtok_nanos == usd(expected)

@@ -183,6 +183,7 @@ def test_crashed_worker_is_replaced(gateway: Gateway) -> None:
 
 
 def test_stream_finishes_while_draining_and_idle_connections_do_not_wait(gateway: Gateway) -> None:
+    """Case 117."""
     idle = http.client.HTTPConnection(*gateway.address, timeout=PATIENCE_S)
     with gateway.open_stream() as stream, contextlib.closing(idle):
         idle.request("GET", "/")
