@@ -55,7 +55,7 @@ class Prices:
     def table(self) -> OfferTable:
         """The offers at the prices of this moment."""
         price = partial(self.pricer.price, at=self._clock.now())
-        return OfferTable.of(self._settings, self._models, price=price, know=self._know)
+        return OfferTable.of(self._settings, self._models, price=price, know=self._know, listing=self.lists.names)
 
     async def read(self, database: Database) -> None:
         """Take what administrators have set, and what providers say.

@@ -46,11 +46,18 @@ class Lists:
 
     def facts(self, provider: str, upstream_model: str) -> Facts:
         """What a provider says of the model that it calls `upstream_model`; nothing where it says nothing."""
+        return self._models(provider).get(upstream_model, _NOTHING)
+
+    def names(self, provider: str) -> Iterable[str]:
+        """The models that a provider says it has."""
+        return self._models(provider)
+
+    def _models(self, provider: str) -> Mapping[str, Facts]:
         models = self._decoded.get(provider)
         if models is None:
             raw = self.encoded.get(provider)
             models = self._decoded[provider] = {} if raw is None else _decode_facts(raw)
-        return models.get(upstream_model, _NOTHING)
+        return models
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Lists) and self.encoded == other.encoded
@@ -59,13 +66,10 @@ class Lists:
 
 
 def encode_facts(models: Iterable[ListedModel]) -> bytes:
-    """The facts of a list; models that nothing is said of are left out."""
-    facts = {
-        model.id: fact
-        for model in models
-        if (fact := Facts(model.context_tokens, model.output_tokens_max, model.lacks, model.price)) != _NOTHING
-    }
-    return msgspec.msgpack.encode(facts)
+    """The facts of a list, in its order."""
+    return msgspec.msgpack.encode(
+        {model.id: Facts(model.context_tokens, model.output_tokens_max, model.lacks, model.price) for model in models}
+    )
 
 
 def encode_models(models: tuple[ListedModel, ...]) -> bytes:

@@ -5,6 +5,7 @@ The most exact listing wins: a name, then the longest prefix, then `*`; among eq
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,6 +16,8 @@ from gateway.settings import Model, ModelTimeouts, Provider, Settings, Timeouts
 
 #: How many names that only a wildcard matches are remembered; callers choose these names.
 REMEMBERED_MAX: Final = 4096
+#: Of what one provider says that it has, as many are shown to callers who ask for all models.
+LISTED_MAX: Final = 1000
 
 _NO_MODEL: Final = Model()
 _NO_PROVIDER: Final = Provider(adapter="")
@@ -31,6 +34,8 @@ class Known(NamedTuple):
     lacks: tuple[str, ...] = ()
 
 
+#: A provider to the models that it says it has.
+Listing = Callable[[str], Iterable[str]]
 #: The same three to what is known of it.
 Knowing = Callable[[str, str, str], Known]
 
@@ -54,6 +59,7 @@ class OfferTable:
         models: Mapping[str, Model],
         price: Pricing,
         know: Knowing | None = None,
+        listing: Listing = lambda _: (),
         default: str = "",
         rows: Mapping[str, Provider] | None = None,
         timeouts: Timeouts = _TIMEOUTS,
@@ -67,6 +73,10 @@ class OfferTable:
         self._models = models
         self._price = price
         self._know = know or _configured_only(models)
+        self._listing = listing
+        self._callable: list[tuple[str, str]] | None = None
+        #: Answers that are the same for everybody until another table takes this one's place.
+        self.shown: dict[str, bytes] = {}
         self._default = default
         self._exact: dict[str, tuple[Offer, ...]] = {}
         self._prefixes: list[tuple[str, str]] = []
@@ -92,6 +102,7 @@ class OfferTable:
         *,
         price: Pricing,
         know: Knowing | None = None,
+        listing: Listing = lambda _: (),
     ) -> "OfferTable":
         """The table for a configuration and the providers that loaded."""
         default = settings.default_provider
@@ -102,6 +113,7 @@ class OfferTable:
             models=settings.models,
             price=price,
             know=know,
+            listing=listing,
             default=default,
             rows=settings.providers,
             timeouts=settings.upstream.timeouts,
@@ -150,6 +162,20 @@ class OfferTable:
             if offers := self.find(target):
                 named.setdefault(alias, offers[0].provider)
         return sorted(named.items())
+
+    def callable_names(self) -> list[tuple[str, str]]:
+        """`names`, and those that a wildcard takes of what its provider says that it has, where they have a price."""
+        if self._callable is None:
+            found = dict(self.names())
+            for prefix, provider in self._prefixes:
+                for name in islice(self._listing(provider), LISTED_MAX):
+                    if name in found or not name.startswith(prefix):
+                        continue
+                    offer = self._offer(name, provider)
+                    if offer.free or offer.price is not None:
+                        found[name] = provider
+            self._callable = sorted(found.items())
+        return self._callable
 
     def _match(self, model: str) -> tuple[Offer, ...]:
         matching = [(prefix, provider) for prefix, provider in self._prefixes if model.startswith(prefix)]

@@ -6,16 +6,20 @@ tells them apart.
 
 import urllib.parse
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 
+from gateway.catalogue.tariff import Pricing, pricing_of
 from gateway.deps import Deps, Handler
 from gateway.errors import MethodNotAllowed, UnknownModel
 from gateway.exchange import Exchange, Offer, Scope
 from gateway.kernel.constraints import Constraints
 from gateway.routing.permitted import may_use
+from gateway.settings import Capability
 from gateway.wire.dialects import Dialect, id_headers
 
+_CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 #: OpenAI's schema wants an integer; the gateway does not know when a model was made.
 _CREATED = 0
 #: Every client of Anthropic's sends it, and no other.
@@ -32,6 +36,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "model"
     created: int = _CREATED
     owned_by: str
+    #: What OpenAI does not say. Of several providers, the most that any takes, and the price of the first.
+    context_length: int | None
+    max_output_tokens: int | None
+    #: Null where nobody knows: it can't be called then.
+    pricing: Pricing | None
+    capabilities: tuple[str, ...]
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,17 +107,12 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     offers = _offers(deps, name, allowed) if name else ()
     if name and not offers:
         raise UnknownModel(name)
-    answer: ModelCard | ModelList | AnthropicModel | AnthropicList | GoogleModel | GoogleList
     told_as = x.told_as or Dialect.OPENAI_OTHER
-    if told_as is Dialect.GEMINI_GENERATE:
-        answer = _google_model(name, offers) if name else _google_list(deps, allowed)
-    elif told_as is Dialect.ANTHROPIC_MESSAGES:
-        answer = _anthropic_model(name, offers) if name else _anthropic_list(deps, allowed)
-    elif name:
-        answer = ModelCard(id=name, owned_by=offers[0].provider)
-    else:
-        answer = ModelList(data=[ModelCard(id=model, owned_by=provider) for model, provider in _names(deps, allowed)])
-    body = msgspec.json.encode(answer)
+    shown = deps.offers.shown
+    if name or allowed is not None:
+        body = msgspec.json.encode(_answer(told_as, name, offers, deps, allowed))
+    elif not (body := shown.get(told_as, b"")):
+        body = shown[told_as] = msgspec.json.encode(_answer(told_as, name, offers, deps, allowed))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
@@ -119,6 +124,19 @@ async def list_models(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.bytes_out = len(body)
     await x.send({"type": "http.response.start", "status": 200, "headers": headers})
     await x.send({"type": "http.response.body", "body": b"" if x.scope["method"] == "HEAD" else body})
+
+
+def _answer(
+    told_as: Dialect, name: str, offers: Sequence[Offer], deps: Deps, allowed: Constraints | None
+) -> ModelCard | ModelList | AnthropicModel | AnthropicList | GoogleModel | GoogleList:
+    """In the shape that the client knows: the one model, or all."""
+    if told_as is Dialect.GEMINI_GENERATE:
+        return _google_model(name, offers) if name else _google_list(deps, allowed)
+    if told_as is Dialect.ANTHROPIC_MESSAGES:
+        return _anthropic_model(name, offers) if name else _anthropic_list(deps, allowed)
+    if name:
+        return _card(name, offers)
+    return ModelList(data=[_card(model, _offers(deps, model, allowed)) for model, _ in _names(deps, allowed)])
 
 
 def _offers(deps: Deps, name: str, allowed: Constraints | None) -> Sequence[Offer]:
@@ -133,10 +151,24 @@ def _offers(deps: Deps, name: str, allowed: Constraints | None) -> Sequence[Offe
 
 def _names(deps: Deps, allowed: Constraints | None) -> list[tuple[str, str]]:
     """(model, provider that is first to serve it) of what the caller may use."""
-    names = deps.offers.names()
+    names = deps.offers.callable_names()
     if allowed is None:
         return names
     return [(name, offers[0].provider) for name, _ in names if (offers := _offers(deps, name, allowed))]
+
+
+def _card(name: str, offers: Sequence[Offer]) -> ModelCard:
+    contexts = [offer.context_tokens for offer in offers if offer.context_tokens is not None]
+    outputs = [offer.output_tokens_max for offer in offers if offer.output_tokens_max is not None]
+    lacking = [frozenset(offer.lacks) for offer in offers]
+    return ModelCard(
+        id=name,
+        owned_by=offers[0].provider,
+        context_length=max(contexts, default=None),
+        max_output_tokens=max(outputs, default=None),
+        pricing=pricing_of(offers[0]),
+        capabilities=tuple(able for able in _CAPABILITIES if not all(able in lacks for lacks in lacking)),
+    )
 
 
 def _anthropic_model(name: str, offers: Sequence[Offer]) -> AnthropicModel:

@@ -6,8 +6,8 @@ from gateway.catalogue.listing import ListedModel
 from gateway.catalogue.lists import ListStore
 from gateway.catalogue.metrics import HuggingFaceMetrics, MetricStore, is_id, read_metrics
 from gateway.catalogue.sites import Site, read_sites, site_of
+from gateway.catalogue.tariff import pricing_of
 from gateway.control.catalogue.models import at_gateway, of_provider
-from gateway.control.catalogue.shapes import pricing_of
 from gateway.control.shelf import Entry, Place
 from gateway.exchange import Offer
 from gateway.kernel.money import Price

@@ -9,13 +9,13 @@ from msgspec import Meta
 
 from gateway.catalogue.metrics import HuggingFaceMetrics
 from gateway.catalogue.sites import site_of
+from gateway.catalogue.tariff import pricing_of
 from gateway.control.catalogue.shapes import (
     CatalogModel,
     CatalogProvider,
     Endpoint,
     TopProvider,
     architecture_of,
-    pricing_of,
 )
 from gateway.control.paging import PAGE_MAX
 from gateway.control.parts import Parts

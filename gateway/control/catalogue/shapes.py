@@ -1,21 +1,10 @@
-"""What catalogue pages and clients read: OpenRouter's shapes, with our prices in them.
-
-Prices are what callers pay, markups included: texts, in dollars for one token or one of what the name says.
-"""
-
-from decimal import Decimal
-from typing import Final
+"""What catalogue pages and clients read: OpenRouter's shapes, with what callers pay in them."""
 
 import msgspec
 
 from gateway.catalogue.listing import ListedModel
 from gateway.catalogue.metrics import HuggingFaceMetrics
-from gateway.exchange import Offer
-from gateway.kernel.money import Nanos, Price
-
-_NANOS_DIGITS: Final = 9
-_MTOK_DIGITS: Final = 6
-_PERMILLE_DIGITS: Final = 3
+from gateway.catalogue.tariff import Pricing
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,19 +15,6 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     output_modalities: tuple[str, ...]
     tokenizer: str | None
     instruct_type: str | None = None
-
-
-class Pricing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Dollars, as decimal texts."""
-
-    prompt: str
-    completion: str
-    request: str
-    image: str
-    web_search: str
-    internal_reasoning: str
-    input_cache_read: str | None = None
-    input_cache_write: str | None = None
 
 
 class TopProvider(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,25 +79,6 @@ class CatalogProvider(msgspec.Struct, frozen=True, kw_only=True):
     source_gateways: tuple[str, ...]
 
 
-def pricing_of(offer: Offer) -> Pricing | None:
-    """What callers pay; None where nobody knows."""
-    price = Price() if offer.free else offer.price
-    if price is None:
-        return None
-    permille = price.markup_permille
-    written, read = price.input_cache_write_mtok_nanos, price.input_cached_mtok_nanos
-    return Pricing(
-        prompt=_per_token(price.input_mtok_nanos, permille),
-        completion=_per_token(price.output_mtok_nanos, permille),
-        request=_per_unit(price.request_nanos, permille),
-        image=_per_unit(price.image_nanos, permille),
-        web_search=_per_unit(price.search_nanos, permille),
-        internal_reasoning=_per_token(price.output_reasoning_mtok_nanos or 0, permille),
-        input_cache_read=None if read is None else _per_token(read, permille),
-        input_cache_write=None if written is None else _per_token(written, permille),
-    )
-
-
 def architecture_of(listed: ListedModel | None) -> Architecture:
     inputs, outputs = (listed.inputs, listed.outputs) if listed is not None else ((), ())
     return Architecture(
@@ -130,17 +87,3 @@ def architecture_of(listed: ListedModel | None) -> Architecture:
         output_modalities=outputs,
         tokenizer=(listed.tokenizer or None) if listed is not None else None,
     )
-
-
-def _per_token(mtok_nanos: Nanos, permille: int) -> str:
-    return _text(mtok_nanos * permille, _NANOS_DIGITS + _MTOK_DIGITS + _PERMILLE_DIGITS)
-
-
-def _per_unit(nanos: Nanos, permille: int) -> str:
-    return _text(nanos * permille, _NANOS_DIGITS + _PERMILLE_DIGITS)
-
-
-def _text(value: int, digits: int) -> str:
-    """`value` with its point moved, exactly and without an exponent."""
-    text = f"{Decimal(value).scaleb(-digits):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

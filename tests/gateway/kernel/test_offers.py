@@ -1,7 +1,7 @@
 """Which offer a model's name finds."""
 
 from gateway.kernel.money import Price
-from gateway.kernel.offers import REMEMBERED_MAX, OfferTable
+from gateway.kernel.offers import LISTED_MAX, REMEMBERED_MAX, Known, OfferTable
 from gateway.settings import Model
 
 
@@ -66,3 +66,48 @@ def test_an_offer_has_the_price_of_the_provider_s_own_model() -> None:
     found = [(offer.price.input_mtok_nanos, offer.free) for offer in offers.find("m") if offer.price]
 
     assert found == [(1, True), (6, False)]
+
+
+def test_what_is_known_of_a_model_is_in_its_offers() -> None:
+    known = {"a": Known(100, ("tools",)), "b": Known()}
+    offers = OfferTable(
+        {"a": ["m"], "b": ["m"]},
+        models={"m": Model(lacks=("vision",))},
+        price=price,
+        know=lambda provider, _model, _upstream: known[provider],
+    )
+
+    assert [(offer.context_tokens, offer.lacks) for offer in offers.find("m")] == [
+        (100, ("vision", "tools")),
+        (None, ("vision",)),
+    ]
+
+
+def test_where_nobody_is_asked_the_configuration_says_how_much_fits() -> None:
+    models = {"m": Model(context_tokens=5), "*": Model(context_tokens=7)}
+
+    offers = table({"a": ["m", "*"]}, models)
+
+    assert [offers.find(name)[0].context_tokens for name in ("m", "other")] == [5, 7]
+
+
+def test_callers_are_shown_what_providers_say_they_have_where_a_wildcard_takes_it() -> None:
+    has = {"a": ["x-1", "y-1", "m"], "b": ["x-1", "x-2", "unpriced"]}
+
+    def priced(provider: str, model: str, upstream_model: str) -> tuple[Price | None, bool]:
+        return (None if model == "unpriced" else Price()), False
+
+    offers = OfferTable(
+        {"a": ["m", "x-*"], "b": ["*"]}, models={}, price=priced, listing=lambda provider: has[provider]
+    )
+
+    assert offers.names() == [("m", "a")]
+    assert offers.callable_names() == [("m", "a"), ("x-1", "a"), ("x-2", "b")]
+
+
+def test_what_is_shown_of_one_provider_is_bounded() -> None:
+    offers = OfferTable(
+        {"a": ["*"]}, models={}, price=price, listing=lambda _: (f"m{number}" for number in range(LISTED_MAX * 2))
+    )
+
+    assert len(offers.callable_names()) == LISTED_MAX
