@@ -99,6 +99,8 @@ class ResponseHead(msgspec.Struct, frozen=True):
 
     status: int
     headers: Headers
+    #: When it was here, seconds since 1970, for who writes the answer anew; 0 for who does not.
+    received_s: float = 0.0
 
     def header(self, name: bytes) -> bytes | None:
         """Value of the first header called `name` (lower case), or None."""

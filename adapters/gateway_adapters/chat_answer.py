@@ -7,7 +7,7 @@ Rules:
 - An error in a good answer becomes a `Failure`; what was returned before it stays whole.
 - What can't be read is an error of the provider's, never an empty answer.
 
-`created` is the time that the provider's head gives. Nothing here reads a clock.
+`created` is the time that the provider's head gives, else the one at which it was here. Nothing here reads a clock.
 Source: OpenAI's API reference, "The chat completion object" and "The chat completion chunk object".
 """
 
@@ -70,14 +70,14 @@ def unreadable(detail: str) -> Failure:
 
 
 def created_s(head: ResponseHead) -> int:
-    """When the provider answered, seconds since 1970; 0 where its head does not say."""
+    """When the provider answered, seconds since 1970; 0 where nobody says."""
     date = head.header(b"date")
-    if date is None:
-        return 0
-    try:
-        return max(int(email.utils.parsedate_to_datetime(date.decode("latin-1")).timestamp()), 0)
-    except (ValueError, TypeError, OverflowError):
-        return 0
+    if date is not None:
+        try:
+            return max(int(email.utils.parsedate_to_datetime(date.decode("latin-1")).timestamp()), 0)
+        except (ValueError, TypeError, OverflowError):
+            pass  # It is no date.
+    return int(head.received_s)
 
 
 def usage_object(usage: Usage) -> dict[str, object]:

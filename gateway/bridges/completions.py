@@ -96,21 +96,40 @@ class Completions:
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         input_tokens = estimate_input_tokens(call.body)
+        facts = _Facts(f"cmpl-{call.id}", call.model, int(head.received_s))
         if call.peek.stream:
-            writer = CompletionStream(call.id, model=call.model, report=call.peek.include_usage is True)
+            writer = CompletionStream(facts, report=call.peek.include_usage is True)
             return StreamTap(inner, writer, input_tokens=input_tokens)
-        return BodyTap(inner, _Body(call.id, model=call.model), input_tokens=input_tokens)
+        return BodyTap(inner, _Body(facts), input_tokens=input_tokens)
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """What is said of an answer that does not say it itself."""
+
+    id: str
+    model: str
+    created_s: int
+
+    def of(self, chunk: Chunk) -> dict[str, object]:
+        facts: dict[str, object] = {
+            "id": chunk.id or self.id,
+            "object": "text_completion",
+            "created": chunk.created or self.created_s,
+            "model": chunk.model or self.model,
+        }
+        if chunk.system_fingerprint:
+            facts["system_fingerprint"] = chunk.system_fingerprint
+        return facts
 
 
 class CompletionStream:
     """Writes the chunks of a completion."""
 
-    __slots__ = ("_head", "_id", "_model", "_offsets", "_report")
+    __slots__ = ("_facts", "_head", "_offsets", "_report")
 
-    def __init__(self, id_: str, *, model: str, report: bool) -> None:
+    def __init__(self, facts: _Facts, *, report: bool) -> None:
         """`report` says that the caller asked for the usage."""
-        self._id = id_
-        self._model = model
+        self._facts = facts
         self._report = report
         #: What every chunk begins with.
         self._head = b""
@@ -155,17 +174,15 @@ class CompletionStream:
         return b'%b"choices":[],"usage":%b}\n\n%b' % (head, encode(usage_object(usage)), DONE)
 
     def _begin(self, chunk: Chunk) -> bytes:
-        facts = _facts(chunk, self._id, self._model)
-        self._head = b"data: " + encode(facts)[:-1] + b","
+        self._head = b"data: " + encode(self._facts.of(chunk))[:-1] + b","
         return self._head
 
 
 class _Body:
     """Writes a completion as a whole."""
 
-    def __init__(self, id_: str, *, model: str) -> None:
-        self._id = id_
-        self._model = model
+    def __init__(self, facts: _Facts) -> None:
+        self._facts = facts
 
     def __call__(self, completion: Chunk, usage: Usage) -> bytes:
         choices = []
@@ -179,8 +196,7 @@ class _Body:
                     "finish_reason": _finish(choice.finish_reason) or "stop",
                 }
             )
-        facts = _facts(completion, self._id, self._model)
-        return encode({**facts, "choices": choices, "usage": usage_object(usage)})
+        return encode({**self._facts.of(completion), "choices": choices, "usage": usage_object(usage)})
 
 
 def usage_object(usage: Usage) -> dict[str, object]:
@@ -210,18 +226,6 @@ def _prompt(members: Members) -> str:
             code="unsupported_value",
         )
     return prompt
-
-
-def _facts(chunk: Chunk, id_: str, model: str) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "id": chunk.id or f"cmpl-{id_}",
-        "object": "text_completion",
-        "created": chunk.created or 0,
-        "model": chunk.model or model,
-    }
-    if chunk.system_fingerprint:
-        facts["system_fingerprint"] = chunk.system_fingerprint
-    return facts
 
 
 def _finish(reason: str | None) -> str | None:

@@ -81,9 +81,10 @@ class Responses:
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         wishes = wishes_of(call)
         input_tokens = estimate_input_tokens(call.body)
+        writer = Writer(wishes, created_s=int(head.received_s))
         if call.peek.stream:
-            return ResponsesTap(inner, Writer(wishes), input_tokens=input_tokens)
-        return BodyTap(inner, Writer(wishes).write_whole, input_tokens=input_tokens)
+            return ResponsesTap(inner, writer, input_tokens=input_tokens)
+        return BodyTap(inner, writer.write_whole, input_tokens=input_tokens)
 
 
 def wishes_of(call: Call) -> Wishes:
@@ -132,10 +133,12 @@ class ResponsesTap(StreamTap):
 class Writer:
     """Tells an `Output` what the hub's chunks say, or the one that is a whole answer."""
 
-    __slots__ = ("_finish_reason", "_logprobs", "_numbers", "output")
+    __slots__ = ("_created_s", "_finish_reason", "_logprobs", "_numbers", "output")
 
-    def __init__(self, wishes: Wishes, *, output: Output | None = None) -> None:
+    def __init__(self, wishes: Wishes, *, created_s: int = 0, output: Output | None = None) -> None:
+        """`created_s` is for an answer that does not say when it was made."""
         self.output = output or Output(wishes)
+        self._created_s = created_s
         self._logprobs = wishes.logprobs
         self._finish_reason: str | None = None
         self._numbers = CallNumbers()
@@ -177,7 +180,7 @@ class Writer:
 
     def _begin(self, chunk: Chunk) -> None:
         if not self.output.begun:
-            self.output.begin(model=chunk.model or "", created_s=chunk.created or 0)
+            self.output.begin(model=chunk.model or "", created_s=chunk.created or self._created_s)
 
     def _read(self, delta: Delta, logprobs: msgspec.Raw) -> None:
         output = self.output

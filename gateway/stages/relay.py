@@ -81,6 +81,10 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         return
     assert x.spoken is not None
     adapter = provider.adapters[x.key]
+    native = x.call.dialect in provider.native
+    if not native:
+        # What is written anew has to say when it was made, which not every provider does.
+        head = ResponseHead(head.status, head.headers, deps.clock.now())
     tap = x.tap = adapter.tap(x.spoken, head)
     if x.bridge is not None:
         tap = x.tap = x.bridge.tap(x.call, head, tap)
@@ -91,7 +95,6 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     content_type = tap.content_type or head.header(b"content-type") or b""
     x.streaming = content_type.startswith(b"text/event-stream")
 
-    native = x.call.dialect in provider.native
     pipe = _Pipe(x, response, downstream, inflate, deps, adapter=adapter, native=native)
     downstream.feed_from(response)
     response.pipe(pipe)

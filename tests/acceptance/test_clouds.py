@@ -6,6 +6,7 @@ import msgspec
 import openai
 import pytest
 
+from gateway.infra.clock import SystemClock
 from gateway.secret import Secret
 from gateway.settings import Provider
 from gateway.testing.cases import frame
@@ -13,6 +14,7 @@ from tests.acceptance.answers import MESSAGES, chat_stream, sse, stream
 from tests.gateways import PROVIDER_KEY
 from tests.upstreams import RECEIVE, REPEAT, Until, answer, chunk, chunked, play
 
+CLOCK = SystemClock()
 CLAUDE = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
 EVENT_STREAM = [(b"content-type", b"application/vnd.amazon.eventstream"), (b"x-amzn-requestid", b"r-1")]
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -239,6 +241,35 @@ async def test_the_helper_of_the_client_puts_two_calls_together(stage):
         ("t2", "weather", "{}"),
     ]
     assert completion.choices[0].finish_reason == "tool_calls"
+
+
+async def test_an_answer_has_a_time_though_its_provider_names_none(stage):
+    """In every dialect of OpenAI's that has one: whole, and as a stream."""
+    whole = answer(CONVERSED)
+    streamed = chunked(BEGIN + text("Hi") + STOP + METADATA, headers=EVENT_STREAM)
+    assert b"date:" not in whole.lower() + streamed.lower()
+    gateway, _ = await behind(
+        stage, "bedrock", play(*(part for _ in range(3) for part in (RECEIVE, whole, RECEIVE, streamed)))
+    )
+    client = gateway.openai()
+    begun_s = int(CLOCK.now())
+
+    times = [(await client.chat.completions.create(model=CLAUDE, messages=MESSAGES)).created]
+    chunks = await client.chat.completions.create(model=CLAUDE, messages=MESSAGES, stream=True)
+    times += [chunk.created async for chunk in chunks]
+    times.append((await client.responses.create(model=CLAUDE, input="Hi")).created_at)
+    events = await client.responses.create(model=CLAUDE, input="Hi", stream=True)
+    times += [
+        event.response.created_at
+        async for event in events
+        if event.type in ("response.created", "response.completed")
+    ]
+    times.append((await client.completions.create(model=CLAUDE, prompt="Hi")).created)
+    pieces = await client.completions.create(model=CLAUDE, prompt="Hi", stream=True)
+    times += [piece.created async for piece in pieces]
+
+    assert len(times) > 8
+    assert all(begun_s <= each <= CLOCK.now() for each in times)
 
 
 def damaged(data: bytes) -> bytes:
