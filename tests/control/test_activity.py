@@ -169,4 +169,4 @@ async def test_spans_that_make_no_sense_are_refused(desk: Desk):
         answer = await ann.ask("GET", "/user/activity/stats", **query)
         assert answer.status == 422, (query, answer)
     assert (await ann.ask("GET", "/user/activity/log", to="9999-12-31")).status == 422
-    assert (await ann.ask("GET", "/user/activity/log", page=100_000, limit=1000)).status == 422
+    assert (await ann.ask("GET", "/user/activity/log", page=10_000, limit=1000)).status == 422

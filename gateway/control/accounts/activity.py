@@ -18,13 +18,15 @@ from msgspec import Meta
 
 from gateway.control.accounts.users import usd
 from gateway.control.errors import Invalid
-from gateway.control.paging import OFFSET_MAX, Page, encode_cursor
+from gateway.control.paging import Page, encode_cursor
 from gateway.control.route import Call, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
 
 DAYS_MAX: Final = 365
 DAYS: Final = 30
 LOG_LIMIT: Final = 10
+#: Requests that are passed over are read all the same, from all over the disk; a cursor costs the same anywhere.
+OFFSET_MAX: Final = 10_000
 #: The first day that a log without a beginning looks at.
 BEGINNING: Final = date(2000, 1, 1)
 _TAG: Final = "activity"
@@ -91,6 +93,7 @@ class LogFilter(Page, frozen=True, kw_only=True):
     """Which requests, and which page of them."""
 
     limit: Annotated[int, Meta(ge=1, le=1000, description="How many at most.")] = LOG_LIMIT
+    offset: Annotated[int, Meta(ge=0, le=OFFSET_MAX, description="How many to pass over.")] = 0
     page: Annotated[int, Meta(ge=1, le=OFFSET_MAX, description="From 1; instead of `offset`.")] | None = None
     from_: Day | None = msgspec.field(name="from", default=None)
     to: Day | None = None

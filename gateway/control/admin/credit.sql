@@ -23,7 +23,10 @@ select now();
 select e.account_id, e.seq, e.type, e.amount_nanos, e.balance_after_nanos, e.payment_id, e.reason, e.idempotency_key,
        e.created_at
 from entry_keys k
-join entries e on e.account_id = k.account_id and e.seq = k.seq and e.created_at = k.created_at
+-- One by one, as they are wanted: joined as a whole, all of both are read for any page.
+cross join lateral (
+    select * from entries where account_id = k.account_id and seq = k.seq and created_at = k.created_at offset 0
+) e
 where ($1::bigint is null or k.account_id = $1)
     and ($2::text is null or e.type = $2)
     and ($3::timestamptz is null or k.created_at >= $3)
