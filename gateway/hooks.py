@@ -24,10 +24,12 @@ import difflib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -61,6 +63,8 @@ from gateway.wire.gemini import peek_gemini
 from gateway.wire.peek import Peek, peek
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Each hook, and whether it may wait.
 HOOKS: Final = {"on_request": True, "on_attempt": False, "on_head": False, "on_settled": True}
@@ -202,6 +206,7 @@ class Hooks:
     ) -> None:
         self.plugged = plugged
         self._clock = clock or SystemClock()
+        self.monotonic = self._clock.monotonic
         self._faults: set[tuple[str, str, str]] = set()
         self._running = contextlib.AsyncExitStack()
         self._declare(metrics or MetricsRegistry(incarnation="unread"))
@@ -312,8 +317,7 @@ class Hooks:
         for each, plugin, seconds in self._asked:
             started_s = monotonic()
             try:
-                async with asyncio.timeout(each.timeout_s):
-                    body = await plugin.on_request(readable if each.reads_body else x.seen)
+                body = await _within(each.timeout_s, plugin.on_request(readable if each.reads_body else x.seen))
                 if body is not None:
                     _rewrite(x, each, body)
             except GatewayError:
@@ -411,18 +415,17 @@ class _Outbox:
             self._hooks.lost(self.each)
 
     async def tell_forever(self) -> None:
-        loop = asyncio.get_running_loop()
+        monotonic = self._hooks.monotonic
         while True:
             settled = await self._queue.get()
-            started_s = loop.time()
+            started_s = monotonic()
             try:
-                async with asyncio.timeout(self.each.timeout_s):
-                    await self._plugin.on_settled(settled)
+                await _within(self.each.timeout_s, self._plugin.on_settled(settled))
             except Exception as error:  # noqa: BLE001  the border between the gateway and its plugins
                 self._hooks.fault(self.each, "on_settled", error)
             finally:
                 self._queue.task_done()
-            self._seconds.observe(loop.time() - started_s)
+            self._seconds.observe(monotonic() - started_s)
 
     async def drain(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -430,6 +433,39 @@ class _Outbox:
                 await self._queue.join()
         for _ in range(self._queue.qsize()):
             self._hooks.lost(self.each)
+
+
+async def _within(timeout_s: float, hook: Coroutine[Any, Any, T]) -> T:
+    """What a hook returns, in time. One that has nothing to wait for is done with the first step, as most are, and
+    then no timer is set.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    try:
+        waiting = hook.send(None)
+    except StopIteration as done:
+        # StopIteration has no types; this one is what `hook` returned.
+        return cast("T", done.value)
+    async with asyncio.timeout(timeout_s):
+        return await _resumed(hook, waiting)
+
+
+@types.coroutine
+def _resumed(hook: Coroutine[Any, Any, T], waiting: object) -> Generator[Any, Any, T]:
+    """The rest of a coroutine that has begun, and waits for `waiting`."""
+    while True:
+        step: Callable[[], object]
+        try:
+            answer = yield waiting
+        except BaseException as error:  # noqa: BLE001  whatever a task is told is for the hook to hear
+            step = partial(hook.throw, error)
+        else:
+            step = partial(hook.send, answer)
+        try:
+            waiting = step()
+        except StopIteration as done:
+            return cast("T", done.value)
 
 
 def _rewrite(x: Exchange, each: Plugged, body: bytes) -> None:

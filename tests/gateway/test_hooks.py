@@ -5,6 +5,7 @@ tested with the template, and that they do what they should to requests in `test
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 from typing import ClassVar
@@ -162,6 +163,28 @@ class Hanging(Quiet):
 
     async def on_settled(self, record: Settled) -> None:
         await asyncio.Event().wait()
+
+
+class Pausing(Rewriting):
+    """Waits for others before it answers, and tells what it was told meanwhile."""
+
+    ID = "pausing"
+
+    async def on_request(self, x: Request) -> bytes | None:
+        await asyncio.sleep(0)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_result, b"HELLO")
+        said = await future
+        try:
+            async with asyncio.timeout(0.001):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            said += b" THERE"
+        return x.body.replace(b"hi", said)
+
+    async def on_settled(self, record: Settled) -> None:
+        await asyncio.sleep(0)
+        raise KeyError(record.id)
 
 
 class Forging(Quiet):
@@ -468,6 +491,25 @@ async def test_one_that_takes_too_long_is_left_behind(tmp_path: Path) -> None:
 
     assert plugin(loaded, 1).heard == ["m"]
     assert counted(loaded, "troubles") == {("hanging", "on_request", "late"): 1}
+
+
+async def test_one_that_has_to_wait_is_waited_for(tmp_path: Path) -> None:
+    loaded = Hooks(
+        tuple(replace(each, timeout_s=20.0) for each in load(tmp_path, pausing={})),
+        metrics=MetricsRegistry(incarnation="t"),
+    )
+    x = exchange()
+    tasks = TaskGroup()
+    await loaded.start(tasks)
+
+    await loaded.ask(x)
+    loaded.settled(x, record())
+    await loaded.stop()
+
+    assert x.call is not None
+    assert x.call.body == BODY.replace(b"hi", b"HELLO THERE")
+    assert counted(loaded, "troubles") == {("pausing", "on_settled", "failed"): 1}
+    await tasks.close()
 
 
 async def test_a_caller_who_leaves_is_no_fault_of_a_plugin(tmp_path: Path) -> None:
