@@ -4,8 +4,8 @@ Later wins: the defaults in `gateway/settings.py`; providers whose usual variabl
 `DATABASE_URL` and `REDIS_URL` where the file says nothing; `GATEWAY__SECTION__KEY` variables; command-line arguments.
 Rules:
 - The file is `--config`, else `$GATEWAY_CONFIG` (a file, or a directory that holds `gateway.toml`), else
-  `./config/gateway.toml` where there is one. A file that was asked for must exist. A `plans.toml` beside it is read
-  as well: it holds `[plans.*]` and nothing else.
+  `./config/gateway.toml` where there is one. A file that was asked for must exist. A `plans.toml` and a `models.toml`
+  beside it are read as well: they hold `[plans.*]` or `[models.*]` and nothing else.
 - Nothing starts on a configuration with a fault in it: `InvalidConfig` names every fault, not only the first.
 - This is the only module that reads the environment, and nothing here writes, connects or prints.
 """
@@ -30,7 +30,8 @@ from gateway.wire.client_address import is_network
 
 DEFAULT_FILE = "config/gateway.toml"
 FILE_NAME = "gateway.toml"
-PLANS_NAME = "plans.toml"
+#: Files beside it, each for one table alone.
+BESIDE = {"plans": "plans.toml", "models": "models.toml"}
 FILE_BYTES_MAX = 8 * 1024 * 1024
 
 _PREFIX = "GATEWAY__"
@@ -116,9 +117,10 @@ def load(
     if (file := _find(path, environ)) is not None:
         files.append(str(file))
         source.read(file)
-        if (plans := file.with_name(PLANS_NAME)) != file and plans.is_file():
-            files.append(str(plans))
-            source.read(plans, only="plans")
+        for table, name in BESIDE.items():
+            if (other := file.with_name(name)) != file and other.is_file():
+                files.append(str(other))
+                source.read(other, only=table)
     source.variables()
     source.arguments(overrides)
     source.known_providers(known)

@@ -11,7 +11,7 @@ from gateway.api import KnownProvider
 from gateway.binding import REFERENCE_BYTES_MAX
 from gateway.config import FILE_BYTES_MAX, InvalidConfig, load, proxy_variables
 from gateway.errors import ConfigError
-from gateway.settings import Timeouts
+from gateway.settings import Model, Timeouts
 
 KNOWN = {
     "openai": KnownProvider(
@@ -617,3 +617,34 @@ def test_a_fallback_nobody_serves_is_warned_of(file):
     ]
     assert "models.m.conditions: there is no provider `q`" in warnings
     assert any(warning.startswith("models.m.weights.q:") for warning in warnings)
+
+
+# -- models.toml -----------------------------------------------------------------------------------------------------
+
+
+def test_models_may_stand_in_a_file_of_their_own(tmp_path):
+    (tmp_path / "gateway.toml").write_text("[server]\nport = 7000\n")
+    (tmp_path / "models.toml").write_text("[models.m]\nfree = true\ncontext_tokens = 5\n")
+
+    loaded = load(str(tmp_path), environ={})
+
+    assert loaded.settings.models == {"m": Model(free=True, context_tokens=5)}
+    assert str(tmp_path / "models.toml") in loaded.files
+
+
+@pytest.mark.parametrize(
+    ("main", "models", "says"),
+    [
+        ("", "[server]\nport = 1\n", "models.toml:1: server: only [models.*] may stand in this file"),
+        ("[models.a]\n", "[models.b]\n", "models.toml:1: models: the main configuration file has [models.*] as well"),
+        ("", "[models.a]\nfre = true\n", "models.toml:2: models.a.fre: unknown key"),
+    ],
+)
+def test_what_is_wrong_in_the_file_of_models_is_named_by_its_place(tmp_path, main, models, says):
+    (tmp_path / "gateway.toml").write_text(main)
+    (tmp_path / "models.toml").write_text(models)
+
+    with pytest.raises(InvalidConfig) as raised:
+        load(str(tmp_path), environ={})
+
+    assert any(says in str(problem) for problem in raised.value.problems), raised.value.problems
