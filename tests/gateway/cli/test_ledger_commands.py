@@ -158,3 +158,44 @@ def test_reconcile_finds_planted_drift_and_mends_it(run, database, redis_url):
     assert ["drift", "1", "1.248", "0.998", "0.25"] in [line.split() for line in found.splitlines()]
     assert "loaded 1 accounts anew; 0 still drift" in mended
     assert "no drift" in run("reconcile")
+
+
+def test_what_was_set_aside_is_shown_put_back_and_forgotten(run, database, redis_url):
+    run("keys", "create", "--name", "laptop", "--credits", "1", "--quiet")
+    assert run("reconcile", "--rejects") == "no record is set aside\n"
+    record = UsageRecord(
+        request_id=RequestIds(SystemClock()).make(), account_id=1, key_id="laptop", cost_nanos=7_000_000, model="m"
+    )
+    set_aside(database, encode_record(record), b"rubbish", b"more rubbish")
+
+    shown = run("reconcile", "--rejects", status=1)
+    one = run("reconcile", "--retry", "1", status=1)
+    unknown = run("reconcile", "--discard", "1", status=1)
+    typo = run("reconcile", "--retry", "everything", status=1)
+    rest = run("reconcile", "--discard", "all")
+    serve(database, redis_url, cost_nanos=1_000_000)
+
+    assert [record.request_id in line and "0.007" in line for line in shown.splitlines()].count(True) == 1
+    assert "1 records put back" in one
+    assert "there is no record 1" in unknown
+    assert "neither the number of a record nor `all`" in typo
+    assert rest == "2 records forgotten\nno record is set aside\n"
+    assert "has 0.992 USD" in run("credits", "show", "--account", "1")
+
+
+def test_without_a_gateway_there_is_no_status(run):
+    assert "no gateway runs" in run("status", status=1)
+
+
+def set_aside(dsn: str, *records: bytes) -> None:
+    """As the settler would, in partition 1, where the first account's records go."""
+
+    async def insert() -> None:
+        async with Database(dsn, pool_size=1, timeout_s=TIMEOUT_S) as database:
+            for record in records:
+                await database.execute(
+                    "insert into settle_rejects (partition, stream_id, record, reason) values (1, '1-1', $1, 'a test')",
+                    record,
+                )
+
+    asyncio.run(insert())
