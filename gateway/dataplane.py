@@ -275,11 +275,14 @@ class DataPlane(Router):
         self._v1 = v1
         self._hot = frozenset(_HOT_PATHS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """What a call awaits: our own server awaits it without the coroutine in between."""
         if scope["type"] == "http" and scope.get("raw_path") in self._hot:
-            await self._v1(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            return self._v1(scope, receive, send)
+        return super().__call__(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.dispatch(scope, receive, send)
 
 
 async def _refuse_route(x: Exchange) -> None:

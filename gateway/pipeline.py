@@ -6,7 +6,6 @@ from the provider's socket to the caller's inside `relay`, and the stages above 
 """
 
 from collections.abc import Awaitable
-from functools import partial, reduce
 from typing import Protocol
 
 from gateway.deps import Deps, Handler
@@ -92,4 +91,15 @@ def build(stages: tuple[Stage, ...], deps: Deps, *, end: Handler = _end) -> Hand
         stages = tuple(stage for stage in stages if stage is not recall)
     if not any(row.shadow for row in deps.settings.models.values()):
         stages = tuple(stage for stage in stages if stage is not mirror)
-    return reduce(lambda behind, stage: partial(stage, deps=deps, call_next=behind), reversed(stages), end)
+    handler = end
+    for stage in reversed(stages):
+        handler = _bind(stage, deps, handler)
+    return handler
+
+
+def _bind(stage: Stage, deps: Deps, behind: Handler) -> Handler:
+    # No partial: one with keywords makes a dictionary for each call.
+    def run(x: Exchange) -> Awaitable[None]:
+        return stage(x, deps=deps, call_next=behind)
+
+    return run

@@ -37,28 +37,24 @@ async def take(
     Raises:
         StoreUnavailable: nobody can tell.
     """
-    admission = await _ask(hold, tokens, ledger=ledger, holds=holds, lease_ms=lease_ms)
-    for _ in range(LOADS_MAX):
-        if not isinstance(admission, NotLoaded):
-            break
+    loads = 0
+    while True:
+        sent = ledger.admit(
+            hold.request_id,
+            hold.scopes,
+            hold_nanos=hold.amount_nanos,
+            tokens=tokens,
+            lease_ms=lease_ms or holds.lease_ms,
+        )
+        try:
+            admission = await sent
+        except BaseException:
+            holds.abandon(hold)
+            raise
+        if not isinstance(admission, NotLoaded) or loads == LOADS_MAX:
+            return admission
+        loads += 1
         await loader.ensure_loaded(principal.account_id, key_id=principal.key_id)
-        admission = await _ask(hold, tokens, ledger=ledger, holds=holds, lease_ms=lease_ms)
-    return admission
-
-
-async def _ask(hold: Hold, tokens: int, *, ledger: Verbs, holds: Holds, lease_ms: int | None) -> Admission:
-    sent = ledger.admit(
-        hold.request_id,
-        hold.scopes,
-        hold_nanos=hold.amount_nanos,
-        tokens=tokens,
-        lease_ms=lease_ms or holds.lease_ms,
-    )
-    try:
-        return await sent
-    except BaseException:
-        holds.abandon(hold)
-        raise
 
 
 def refusal_of(refused: Refused, *, now_s: float) -> RateLimited | InsufficientCredit | StoreUnavailable:

@@ -112,7 +112,10 @@ class Answer(Generic[T]):
             else:
                 hear(self._decode(done.result()), None)
 
-        asyncio.ensure_future(self._reply).add_done_callback(tell)
+        reply = self._reply
+        # What the client gives is one already.
+        future = reply if isinstance(reply, asyncio.Future) else asyncio.ensure_future(reply)
+        future.add_done_callback(tell)
 
 
 class Ledger:

@@ -17,6 +17,8 @@ Rules:
   the refusal for a part of one of them, and a proxy on its way for the answer to somebody else.
 
 Idle keep-alive connections are closed by one sweep a second (`sweep_idle`) instead of a timer for each response.
+What uvicorn sets up anew for each request although it is the same for all of them stands in classes here, and what
+only a waiting application needs is made when one waits.
 """
 
 import asyncio
@@ -24,10 +26,12 @@ import logging
 import re
 import urllib.parse
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, Final, Protocol
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -48,6 +52,11 @@ _CONVERSATIONS = re.compile(rb"/realtime/?(?:\?|$)")
 #: Written and not taken by the kernel; beyond it the source of the bytes is paused.
 HIGH_WATER_BYTES = 32 * 1024
 
+#: The targets of requests whose parts are remembered are at most this long.
+_SPLIT_BYTES_MAX: Final = 256
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+
+_pair = b": ".join
 _LAST_CHUNK = b"0\r\n\r\n"
 _FULL = "This gateway has as many connections as it may have. Try again shortly."
 _HEAD_TOO_LARGE = "The request's headers are larger than this gateway accepts."
@@ -71,35 +80,28 @@ class Listener(Protocol):
     def gone(self) -> None: ...
 
 
-class Signal:
-    """What uvicorn uses an `asyncio.Event` for, at a fraction of its cost where nobody waits."""
-
-    __slots__ = ("_given", "_waiter")
-
-    def __init__(self) -> None:
-        self._given = False
-        self._waiter: asyncio.Future[None] | None = None
+class _Unheard:
+    """Where uvicorn tells that something has happened; `DirectCycle.receive` looks for itself."""
 
     def set(self) -> None:
-        self._given = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def clear(self) -> None:
-        self._given = False
-
-    async def wait(self) -> None:
-        """One task at a time may wait."""
-        if not self._given:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+        return
 
 
 class DirectCycle(RequestResponseCycle):
-    """One request and its response, with the direct methods beside uvicorn's own."""
+    """One request and its response, with the direct methods beside uvicorn's own.
+
+    It sets what differs from request to request, and the classes the rest: uvicorn's own `__init__` is not called.
+    """
+
+    logger = logging.getLogger("uvicorn.error")
+    access_log = False
+    message_event = _Unheard()  # type: ignore[assignment]  # it has the method that is called
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
 
     listener: Listener | None = None
     #: Begun, and not written yet.
@@ -108,19 +110,67 @@ class DirectCycle(RequestResponseCycle):
     ending: bool = False
     _last: bytes = b""
     task: asyncio.Task[None] | None = None
+    #: Bytes in `pieces`.
+    size_bytes = 0
+    #: The application knows that the body is whole.
+    _told_end: bool = False
+    #: Who waits in `receive`.
+    waiter: asyncio.Future[None] | None = None
+
+    def __init__(self, protocol: "DirectProtocol", scope: Any, *, keep_alive: bool) -> None:  # Any: uvicorn's type
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.default_headers = protocol.server_state.default_headers
+        self.on_response = protocol.on_response_complete
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = protocol.expect_100_continue
+        #: Of the body, what the application has not taken yet.
+        self.pieces: list[bytes] = []
 
     async def send(self, message: Any) -> None:  # Any: uvicorn's own ASGI type
         if self.waiting_for_100_continue:
             # Nobody can tell whether the body that was not asked for still comes: what follows could be either.
             self.keep_alive = False
         await super().send(message)
+        if self.response_complete:
+            self.wake()
+
+    async def receive(self) -> Any:  # Any: uvicorn's own ASGI type
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        while True:
+            if self.disconnected or self.response_complete:
+                return {"type": "http.disconnect"}
+            if self.pieces or not (self.more_body or self._told_end):
+                return {"type": "http.request", "body": self._take(), "more_body": self.more_body}
+            self.flow.resume_reading()
+            self.waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self.waiter
+            finally:
+                self.waiter = None
+
+    def wake(self) -> None:
+        """Something has happened that the one task wants to know that may wait in `receive`."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
     def take_body(self) -> bytes | None:
         """The whole request body if it is here already, else None: then use `receive`."""
         if self.more_body or self.waiting_for_100_continue or self.disconnected:
             return None
-        body = bytes(self.body)
-        self.body = bytearray()
+        return self._take()
+
+    def _take(self) -> bytes:
+        pieces = self.pieces
+        self._told_end = not self.more_body
+        self.size_bytes = 0
+        if len(pieces) == 1:
+            return pieces.pop()
+        body = b"".join(pieces)
+        pieces.clear()
         return body
 
     def listen(self, listener: Listener | None) -> None:
@@ -144,13 +194,17 @@ class DirectCycle(RequestResponseCycle):
         if self.waiting_for_100_continue:
             # As in `send`.
             self.waiting_for_100_continue = self.keep_alive = False
-        head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in self.default_headers + headers])
+        fields = [*map(_pair, self.default_headers), *map(_pair, headers)]
         if chunked and self.scope["http_version"] == "1.0":
             chunked = self.keep_alive = False
         self.chunked_encoding = chunked
         if chunked and self.scope["method"] != "HEAD":
-            head += b"transfer-encoding: chunked\r\n"
-        self._head = head + (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+            fields.append(b"transfer-encoding: chunked")
+        if not self.keep_alive:
+            fields.append(b"connection: close")
+        # Two empty ones: the end of the last line, and the line that ends the head.
+        fields += (b"", b"")
+        self._head = STATUS_LINE[status] + b"\r\n".join(fields)
 
     def flush(self) -> None:
         """Write the head now, if it has not left yet."""
@@ -185,8 +239,9 @@ class DirectCycle(RequestResponseCycle):
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else _LAST_CHUNK
         self._last = self._head + data
         self._head = b""
-        self.message_event.set()
-        # uvicorn takes `on_response` away once the application has returned.
+        if self.waiter is not None:
+            self.wake()
+        # The server takes `on_response` away once the application has returned.
         asyncio.get_running_loop().call_soon(self._leave, self.on_response)
 
     def _leave(self, on_response: Callable[[], None]) -> None:
@@ -207,12 +262,18 @@ class DirectCycle(RequestResponseCycle):
         self.keep_alive = False
         if not self.disconnected:
             self.transport.abort()
-        self.message_event.set()
+        self.wake()
         self.on_response()
 
 
 class DirectProtocol(HttpToolsProtocol):
-    """uvicorn's httptools protocol, making `DirectCycle`s."""
+    """uvicorn's httptools protocol, making `DirectCycle`s.
+
+    An application may offer `dispatch` beside being called: the same, but what it returns is awaited, so that it can
+    be the coroutine that does the work.
+    """
+
+    cycle: DirectCycle | None  # type: ignore[assignment]  # uvicorn's is never told to be None
 
     def __init__(
         self,
@@ -222,6 +283,7 @@ class DirectProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._dispatch = getattr(self.app, "dispatch", self.app)
         #: Loop time since when no request is under way; 0 while one is.
         self.idle_since_s = 0.0
         self._in_head = False
@@ -245,12 +307,13 @@ class DirectProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        cycles = [cycle for cycle, _ in self.pipeline]
-        if self.cycle is not None:
-            cycles.append(self.cycle)
+        cycles = {cycle for cycle, _ in self.pipeline} | {self.cycle, self._answering}
         for cycle in cycles:
+            if not isinstance(cycle, DirectCycle):
+                continue
             cycle.disconnected = True
-            if isinstance(cycle, DirectCycle) and cycle.listener is not None:
+            cycle.wake()
+            if cycle.listener is not None:
                 listener, cycle.listener = cycle.listener, None
                 listener.gone()
 
@@ -354,9 +417,9 @@ class DirectProtocol(HttpToolsProtocol):
     def _ends_by_itself(self) -> bool:
         """Whether answers are under way that a refusal must not be written among; the connection ends with them."""
         cycle = self.cycle
-        if cycle is None or (cycle.response_complete and not cycle.more_body and not _is_ending(cycle)):
+        if cycle is None or (cycle.response_complete and not cycle.more_body and not cycle.ending):
             return False
-        if not cycle.more_body or _is_ending(cycle):
+        if not cycle.more_body or cycle.ending:
             # The one that is refused came behind it.
             cycle.keep_alive = False
         elif cycle.response_complete:
@@ -373,7 +436,9 @@ class DirectProtocol(HttpToolsProtocol):
         self._hosts = 0
         # Where another request ended in the same read, it is not known how much of it is this one's.
         self._head_bytes = 0 if self._ended else self._read_bytes
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -401,61 +466,69 @@ class DirectProtocol(HttpToolsProtocol):
             return
         parser = self.parser
         http_version = parser.get_http_version()
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # a TypedDict that gets filled in
-        scope["method"] = parser.get_method().decode("ascii")
-        if http_version != "1.1":
-            scope["http_version"] = http_version
-        url = httptools.parse_url(self.url)
-        raw_path = url.path or b"/"
-        path = raw_path.decode("ascii", "surrogateescape")
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = url.query or b""
-
+        url = self.url
+        path, raw_path, query = (_split if len(url) <= _SPLIT_BYTES_MAX else _split.__wrapped__)(url)
+        extensions: dict[str, DirectCycle] = {}
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": http_version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+            "extensions": extensions,
+        }
         previous = self.cycle
-        cycle = DirectCycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=Signal(),  # type: ignore[arg-type]  # it has the methods that are called
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=http_version != "1.0" and parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        scope["extensions"] = {EXTENSION: cycle}
-        self.cycle = cycle
+        cycle = DirectCycle(self, scope, keep_alive=http_version != "1.0" and parser.should_keep_alive())
+        self.cycle = extensions[EXTENSION] = cycle
         self.idle_since_s = 0.0
-        if previous is None or (previous.response_complete and not _is_ending(previous)):
-            self._start_asgi_task(cycle, self.app)
+        if previous is None or (previous.response_complete and not previous.ending):
+            self._start(cycle)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.pieces.append(body)
+        cycle.size_bytes += len(body)
+        if cycle.size_bytes > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        if cycle.waiter is not None:
+            cycle.wake()
 
     def on_message_complete(self) -> None:
         self._ended = True
         cycle = self.cycle
         if cycle is not None:
             cycle.more_body = False
-            if not cycle.response_complete:
-                cycle.message_event.set()
+            if cycle.waiter is not None:
+                cycle.wake()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            cycle, _ = self.pipeline.pop()
+            assert isinstance(cycle, DirectCycle)
+            self._start(cycle)
         else:
             self.idle_since_s = self.loop.time()
 
     def shutdown(self) -> None:
-        if _is_ending(self.cycle):
+        if self.cycle is not None and self.cycle.ending:
             self.cycle.keep_alive = False
         else:
             super().shutdown()
@@ -470,25 +543,47 @@ class DirectProtocol(HttpToolsProtocol):
         if (cycle := self._answering) is not None and cycle.listener is not None:
             cycle.listener.resume()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # Any: uvicorn's own ASGI type
-        assert isinstance(cycle, DirectCycle)
+    def _start(self, cycle: DirectCycle) -> None:
         self._answering = cycle
         # A task takes itself off the list: a done callback would be one more turn of the loop for each request.
-        task = self.loop.create_task(self._run(cycle, app))
-        cycle.task = task
+        cycle.task = task = self.loop.create_task(self._run(cycle))
         self.tasks.add(task)
 
-    async def _run(self, cycle: DirectCycle, app: Any) -> None:  # Any: as above
+    async def _run(self, cycle: DirectCycle) -> None:
+        """The application, for one request; what goes wrong in it ends here, as with uvicorn's `run_asgi`."""
         try:
-            await cycle.run_asgi(app)
+            await self._dispatch(cycle.scope, cycle.receive, cycle.send)
+        except BaseException:
+            cycle.logger.exception("Exception in ASGI application\n")
+            await self._break_off(cycle)
+        else:
+            if not (cycle.response_complete or cycle.disconnected):
+                cycle.logger.error("ASGI callable returned without completing response.")
+                await self._break_off(cycle)
         finally:
+            cycle.on_response = _nothing
             if cycle.task is not None:
                 self.tasks.discard(cycle.task)
                 cycle.task = None
 
+    async def _break_off(self, cycle: DirectCycle) -> None:
+        if cycle.response_started:
+            self.transport.close()
+        else:
+            await cycle.send_500_response()
 
-def _is_ending(cycle: RequestResponseCycle | None) -> bool:
-    return isinstance(cycle, DirectCycle) and cycle.ending
+
+@lru_cache(maxsize=256)
+def _split(url: bytes) -> tuple[str, bytes, bytes]:
+    """A request's target: path, path as it came, query. Most callers ask for one of a few."""
+    parts = httptools.parse_url(url)
+    raw_path = parts.path or b"/"
+    path = raw_path.decode("ascii", "surrogateescape")
+    return urllib.parse.unquote(path) if "%" in path else path, raw_path, parts.query or b""
+
+
+def _nothing() -> None:
+    return
 
 
 def sweep_idle(state: ServerState, *, now_s: float, keep_alive_s: float) -> None:

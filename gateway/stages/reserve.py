@@ -14,7 +14,7 @@ import math
 import msgspec
 
 from gateway.deps import Deps, Handler
-from gateway.exchange import Exchange, Headers
+from gateway.exchange import Exchange, Headers, Offer
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.charging import LEASE_MS
 from gateway.kernel.holds import Hold
@@ -37,7 +37,9 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     assert x.principal is not None
     principal = x.principal
     scopes = deps.holds.scopes(principal)
-    amount = max((_worst_case(x, number) for number in range(len(x.offers))), default=0)
+    amount = 0
+    for offer in x.offers:
+        amount = max(amount, _worst_case(x, offer))
     # Callers may name any number; what is beyond this no limit admits, and Redis can't count it.
     tokens = min(x.input_tokens + x.output_tokens, MAX_NANOS)
     hold = Hold(x.id, scopes, amount)
@@ -241,8 +243,7 @@ class _Settlement:
         )
 
 
-def _worst_case(x: Exchange, number: int) -> Nanos:
-    offer = x.offers[number]
+def _worst_case(x: Exchange, offer: Offer) -> Nanos:
     if offer.free or offer.price is None:
         return 0
     units = x.units

@@ -61,7 +61,8 @@ def estimate_input_tokens(body: bytes) -> int:
     for begin, end in texts:
         text_bytes += end - begin
         linked += body.count(_PICTURE, begin, end)
-        files += sum(body.count(name, begin, end) for name in _FILES)
+        for name in _FILES:
+            files += body.count(name, begin, end)
         if body.find(_INLINE, begin, end) >= 0:
             media_bytes, media_tokens = _inline(body, begin, end)
             text_bytes -= media_bytes

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
 from itertools import islice
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -109,6 +110,8 @@ class _Plain(msgspec.Struct, frozen=True, gc=False):
 _NO_INPUT = _Input()
 _NO_OUTPUT = _Output()
 _OTHERS = tuple(name for name, kind in _Plain.__annotations__.items() if kind is msgspec.Raw)
+_others_of = attrgetter(*_OTHERS)
+_NO_OTHERS = (_NONE,) * len(_OTHERS)
 
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 # Decimals, because a charge is money.
@@ -152,9 +155,8 @@ def _read_plain(plain: _Plain, service_tier: str | None) -> Usage | None:
         or (total is not None and total != inputs + outputs)
     ):
         return None
-    for name in _OTHERS:
-        if getattr(plain, name) is not _NONE:
-            return None
+    if _others_of(plain) != _NO_OTHERS:
+        return None
     return Usage(
         input_tokens=inputs,
         output_tokens=outputs,
