@@ -32,9 +32,31 @@ def permit(menu: Menu, allowed: Constraints, asked: str, *, named: bool = False)
     spare, context, policy = (
         _all_permitted(groups, allowed, every=named) for groups in (menu.spare, menu.context, menu.policy)
     )
-    if own is menu.own and spare == menu.spare and context == menu.context and policy == menu.policy:
+    # Who is asked unheard is asked all the same.
+    shadow = menu.shadow if menu.shadow is None or _is_permitted(menu.shadow.menu, allowed) else None
+    same = own is menu.own and spare == menu.spare and context == menu.context and policy == menu.policy
+    if same and shadow is menu.shadow:
         return menu
-    return Menu(own, spare=spare, context=context, policy=policy, sole_try=menu.sole_try, hedge=menu.hedge)
+    return Menu(
+        own,
+        spare=spare,
+        context=context,
+        policy=policy,
+        sole_try=menu.sole_try,
+        hedge=menu.hedge,
+        shadow=shadow,
+    )
+
+
+def permit_instead(menu: Menu, instead: Menu, allowed: Constraints, asked: str) -> None:
+    """Whether a key may use what the operator's conditions put in the place of what it asked for.
+
+    Raises:
+        UnknownModel: that is another model, which it may not use.
+    """
+    model = instead.own.candidates[0].offer.model
+    if model != menu.own.candidates[0].offer.model and not allowed.allows_model(model):
+        raise UnknownModel(asked)
 
 
 def permit_names(
@@ -72,6 +94,10 @@ def may_use(allowed: Constraints, name: str, offers: Sequence[Offer]) -> bool:
     if not any(allowed.allows_provider(offer.provider) for offer in offers):
         return False
     return allowed.allows_model(name) or allowed.allows_model(offers[0].model)
+
+
+def _is_permitted(menu: Menu, allowed: Constraints) -> bool:
+    return all(allowed.allows_provider(offer.provider) and allowed.allows_model(offer.model) for offer in menu.offers)
 
 
 def _all_permitted(groups: tuple[Group, ...], allowed: Constraints, *, every: bool) -> tuple[Group, ...]:

@@ -18,7 +18,7 @@ from gateway.kernel.constraints import Constraints
 from gateway.routing.conditions import holds, read_members
 from gateway.routing.menu import Menu, narrow
 from gateway.routing.needs import needs_of
-from gateway.routing.permitted import permit, permit_names, permit_operation
+from gateway.routing.permitted import permit, permit_instead, permit_names, permit_operation
 from gateway.routing.pinned import pin
 from gateway.routing.preferences import NONE, Preferences, read_preferences, split_suffix
 from gateway.wire.dialects import COUNT_DIALECTS, UNIT_DIALECTS, Dialect
@@ -84,7 +84,10 @@ def _menu(call: Call, wishes: Preferences, tokens: int, allowed: Constraints | N
     else:
         menu = menus.find(call.model, call.dialect)
         if menu.conditions:
-            menu = _met(menu, call)
+            met = _met(menu, call)
+            if allowed is not None:
+                permit_instead(menu, met, allowed, call.model)
+            menu = met
     if allowed is not None:
         menu = permit(menu, allowed, call.model, named=bool(wishes.models))
     # Bodies are searched only where some offer can't do something.

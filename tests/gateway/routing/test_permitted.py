@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Forbidden, UnknownModel
 from gateway.kernel.constraints import Constraints, Names
-from gateway.routing.permitted import may_use, permit, permit_names, permit_operation
+from gateway.routing.permitted import may_use, permit, permit_instead, permit_names, permit_operation
 from gateway.settings import Model
 from gateway.wire.objects import Operation
 from tests.gateway.routing.offers import CHAT, menus, offer, providers_of
@@ -106,6 +106,36 @@ def test_operations_on_objects(operation, allowed, code):
     with pytest.raises(Forbidden) as refused:
         permit_operation(operation, "a", allowed)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked_unheard"),
+    [
+        (constraints("m", "n"), True),
+        (constraints("m"), False),
+        (constraints(providers=("a",)), False),
+        (constraints(providers=("a", "b")), True),
+    ],
+)
+def test_who_is_asked_unheard_is_asked_all_the_same(allowed, asked_unheard):
+    table = {"m": (A,), "n": (offer("b", "n"),)}
+    menu = menus(table, {"m": Model(shadow="n", shadow_percent=50.0)}).find("m", CHAT)
+    assert menu.shadow is not None
+
+    left = permit(menu, allowed, "m")
+
+    assert (left.shadow is not None) == asked_unheard
+    assert (left is menu) == asked_unheard
+
+
+def test_what_stands_in_for_a_model_has_to_be_allowed_as_well():
+    made = menus({"m": (A,), "n": (offer("b", "n"),)})
+    menu, instead = made.find("m", CHAT), made.find("n", CHAT)
+
+    permit_instead(menu, instead, constraints("m", "n"), "m")
+    permit_instead(menu, menu, constraints("fast"), "fast")
+    with pytest.raises(UnknownModel, match="`m`"):
+        permit_instead(menu, instead, constraints("m"), "m")
 
 
 names = st.sampled_from("mnpq")
