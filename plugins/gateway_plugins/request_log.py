@@ -132,7 +132,9 @@ class RequestLog:
 
     async def on_request(self, x: Request) -> bytes | None:
         if self._settings.bodies and x.has_body:
-            x.notes[NOTE] = x.body
+            # No more than is logged: it waits until the request has ended, and then in a queue.
+            most = self._settings.body_bytes_max
+            x.notes[NOTE] = (x.body[:most], len(x.body) > most)
         return None
 
     async def on_settled(self, record: Settled) -> None:
@@ -146,8 +148,11 @@ class RequestLog:
             self._full.set()
 
     def _line(self, record: Settled) -> bytes:
-        body = record.notes.get(NOTE)
-        shown = body[: self._settings.body_bytes_max] if isinstance(body, bytes) else b""
+        match record.notes.get(NOTE):
+            case (bytes() as body, bool() as cut):
+                pass
+            case _:
+                body, cut = b"", False
         entry = Entry(
             time=round(record.started_at, 3),
             id=record.id,
@@ -173,8 +178,8 @@ class RequestLog:
             cost_nanos=record.cost_nanos,
             client=record.client,
             tags=record.tags,
-            body=shown.decode("utf-8", "replace"),
-            body_cut=isinstance(body, bytes) and len(body) > len(shown),
+            body=body.decode("utf-8", "replace"),
+            body_cut=cut,
         )
         return msgspec.json.encode(entry) + b"\n"
 

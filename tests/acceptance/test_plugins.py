@@ -90,6 +90,33 @@ async def test_what_it_cannot_read_is_refused_or_passed_as_configured(stage, tab
     assert len(upstream.requests) == (status == 200)
 
 
+async def test_a_conversation_is_something_it_cannot_read(stage) -> None:
+    gateway, upstream = await stage.gateway(play(RECEIVE, answer(CHAT), REPEAT), settings=on(redact={}))
+    handshake = [
+        (b"connection", b"Upgrade"),
+        (b"upgrade", b"websocket"),
+        (b"sec-websocket-version", b"13"),
+        (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+
+    got = await gateway.ask(method=b"GET", path=b"/v1/realtime?model=gpt-x", headers=handshake)
+
+    assert (got.status, got.error["code"]) == (403, "unreadable_request")
+    assert upstream.requests == []
+
+
+async def test_what_is_counted_in_other_units_is_counted_anew(stage) -> None:
+    gateway, upstream = await stage.gateway(
+        play(RECEIVE, answer(b"RIFF", headers=[(b"content-type", b"audio/wav")]), REPEAT), settings=on(redact={})
+    )
+    asked = b'{"model":"tts-1","voice":"alloy","input":"mail jo@example.com"}'
+
+    got = await gateway.ask(asked, path=b"/v1/audio/speech")
+
+    assert (got.status, got.body) == (200, b"RIFF")
+    assert upstream.requests[0].body == asked.replace(b"jo@example.com", b"[EMAIL]")
+
+
 # -- otel ------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from gateway.api import ConfigError, Settled, Usage
+from gateway.testing import make_request
 from gateway_plugins.request_log import RequestLog
 from gateway_plugins.sinks import TRIES_MAX, FileSink, SinkFailed, WebhookSink, is_public
 from tests.upstreams import CLOSE, RECEIVE, REPEAT, ScriptedUpstream, answer, play
@@ -126,10 +127,14 @@ async def test_bodies_are_logged_if_asked_and_bounded() -> None:
     plugin = RequestLog()
     plugin.configure({"file": "x", "bodies": True, "body_bytes_max": 4})
 
-    await plugin.on_settled(settled(notes={"request_log.body": b'{"model":1}'}))
+    x = make_request(b'{"model":"m","messages":[]}', reads_body=True)
+
+    assert await plugin.on_request(x) is None
+    await plugin.on_settled(settled(notes=x.notes))
 
     (line,) = (msgspec.json.decode(line) for line in plugin._lines)
     assert (line["body"], line["body_cut"]) == ('{"mo', True)
+    assert x.notes == {"request_log.body": (b'{"mo', True)}
     assert plugin.reads_body
 
 
