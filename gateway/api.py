@@ -272,7 +272,7 @@ class Listing(Protocol):
     """
 
     def listing(self, page: str) -> UpstreamRequest | None:
-        """The request for the list, None where there is none; `page` is empty, or what the last answer named as next."""
+        """The request for the list, None where there is none; `page` is empty, or what the last answer named."""
         ...
 
 

@@ -290,7 +290,13 @@ def poller_of(
 
 
 def surveyor_of(
-    settings: Settings, registry: Registry, client: UpstreamClient, database: Database, redis: Redis, *, prices: Prices
+    settings: Settings,
+    registry: Registry,
+    client: UpstreamClient,
+    database: Database,
+    redis: Redis,
+    *,
+    prices: Prices,
 ) -> Surveyor:
     """What asks the providers of a started registry for their models."""
     return Surveyor(

@@ -7,8 +7,8 @@ from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.exchange import Exchange
 from gateway.infra.logs import Timestamps
 from gateway.kernel.keys import public_id
-from gateway.stages.authenticate import presented_key
 from gateway.telemetry import Record
+from gateway.wire.credentials import presented_key
 from gateway.wire.dialects import Dialect
 
 #: OpenTelemetry's `gen_ai.operation.name` of each dialect.

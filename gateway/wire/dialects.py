@@ -87,9 +87,7 @@ FREE_DIALECTS = frozenset(
 )
 
 #: They ask how many tokens a request would be. Nothing is generated, and nothing is charged.
-COUNT_DIALECTS = frozenset(
-    {Dialect.OPENAI_INPUT_TOKENS, Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS}
-)
+COUNT_DIALECTS = frozenset({Dialect.OPENAI_INPUT_TOKENS, Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS})
 
 #: Their streams close with `data: [DONE]`.
 DONE_DIALECTS = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS})
