@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 
 EXTENSION = "gateway.direct"
 
-#: A request's line and headers; more is answered with 431.
+#: A request's line and headers; more is answered with 431. So is more than this behind a body, or between two pieces
+#: of one, that is no part of it: trailers, which nobody here reads, and what may stand beside a chunk's size.
 HEAD_BYTES_MAX = 64 * 1024
 
 #: Where a WebSocket may be opened; elsewhere the wish for one is left unheard.
@@ -295,6 +296,9 @@ class DirectProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._read_bytes = 0
         self._ended = False
+        #: Whether the latest read brought some body, and how much came since one that did.
+        self._heard = False
+        self._unheard_bytes = 0
         #: The request being answered; with pipelining not the newest one.
         self._answering: DirectCycle | None = None
 
@@ -321,7 +325,7 @@ class DirectProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._read_bytes = len(data)
-        self._ended = False
+        self._ended = self._heard = False
         if self._in_head:
             self._head_bytes += len(data)
         while True:
@@ -344,8 +348,13 @@ class DirectProtocol(HttpToolsProtocol):
                 return
             else:
                 break
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
-            self._refuse(431, _HEAD_TOO_LARGE)
+        if self._in_head:
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(431, _HEAD_TOO_LARGE)
+        elif not self._ended:
+            self._unheard_bytes = 0 if self._heard else self._unheard_bytes + len(data)
+            if self._unheard_bytes > HEAD_BYTES_MAX:
+                self._refuse(431, _HEAD_TOO_LARGE)
 
     def _opens_websocket(self) -> bool:
         """Whether the head that was just read begins a conversation where there are any."""
@@ -441,6 +450,9 @@ class DirectProtocol(HttpToolsProtocol):
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            # A trailer must not be taken for a header (RFC 9110, section 6.5.1).
+            return
         name = name.lower()
         if name == b"host":
             self._hosts += 1
@@ -496,6 +508,7 @@ class DirectProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
+        self._heard = True
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return
@@ -508,6 +521,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._ended = True
+        self._unheard_bytes = 0
         cycle = self.cycle
         if cycle is not None:
             cycle.more_body = False

@@ -384,6 +384,78 @@ async def test_a_body_is_not_counted_as_the_next_request_s_head(log, cut):
     assert b"/second" in answers
 
 
+CHUNKED = b"POST /chunked HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 10, 10_000])
+async def test_trailers_are_no_headers(log, size):
+    seen: list[tuple[list[bytes], bytes]] = []
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        body, more = b"", True
+        while more:
+            message = await cycle.receive()
+            body, more = body + message["body"], message["more_body"]
+        seen.append(([name for name, _ in cycle.scope["headers"]], body))
+        finish(cycle, path.encode())
+
+    caller = Caller(log, respond)
+    sent = (CHUNKED + b"0\r\nhost: other\r\nauthorization: x\r\n\r\n") * 2
+    for start in range(0, len(sent), size):
+        caller.protocol.data_received(sent[start : start + size])
+        await turns(2)
+    await turns()
+
+    assert seen == [([b"host", b"transfer-encoding"], b"{}")] * 2
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("size", [1000, 2 * HEAD_BYTES_MAX])
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [(b"0\r\n", b"x: %b\r\n"), (b"0\r\nx: ", b"%b"), (b"1;x=", b"%b"), (b"0;x=", b"%b")],
+    ids=["trailers", "a trailer", "beside a size", "beside the last size"],
+)
+async def test_what_is_no_body_has_an_end_behind_one_too(log, begun, more, size, answered):
+    """Nobody reads it, but it would be kept: without an account, who was refused could fill the memory with it."""
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        while not answered and (await cycle.receive())["more_body"]:
+            pass
+        if not cycle.disconnected:
+            finish(cycle, b"401")
+
+    caller = Caller(log, respond)
+    caller.protocol.data_received(CHUNKED)
+    await turns()
+    caller.protocol.data_received(begun)
+
+    sent = 0
+    while not caller.wire.is_closing() and sent < 4 * HEAD_BYTES_MAX:
+        caller.protocol.data_received(more % (b"a" * size))
+        sent += size
+
+    assert sent <= HEAD_BYTES_MAX + size
+    assert len(caller.protocol.headers) == 2
+    assert [data[:12] for _, data in log] == [b"HTTP/1.1 200" if answered else b"HTTP/1.1 431", b"closed"]
+    caller.protocol.connection_lost(None)
+    for task in list(caller.protocol.tasks):
+        task.cancel()
+    await turns()
+
+
+async def test_a_body_in_many_small_chunks_is_taken(log):
+    caller = Caller(log, lambda *_: asyncio.Event().wait())
+    caller.protocol.data_received(CHUNKED)
+    for _ in range(20):
+        caller.protocol.data_received(b"1;x=%b\r\na\r\n" % (b"y" * 8000))
+
+    assert not caller.wire.is_closing()
+    for task in list(caller.protocol.tasks):
+        task.cancel()
+    await turns()
+
+
 @pytest.mark.parametrize("size", [1000, 5000, 2 * HEAD_BYTES_MAX])
 async def test_a_head_without_end_is_refused(log, size):
     caller = Caller(log, lambda *_: pytest.fail("nobody is asked"))
