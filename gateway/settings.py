@@ -514,9 +514,9 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priorities: dict[str, Count] = {}
     #: For the `throughput` strategy: what is fast enough.
     tokens_per_s_wanted: Annotated[float, Meta(ge=0)] = 0.0
-    #: Models to go to when no offer of this one answers, finds the prompt too long, or finds it offensive.
     #: Send a request to a second offer as well where the first takes longer than usual; the first answer is charged.
     hedge: bool = False
+    #: Models to go to when no offer of this one answers, finds the prompt too long, or finds it offensive.
     fallbacks: tuple[str, ...] = ()
     context_fallbacks: tuple[str, ...] = ()
     policy_fallbacks: tuple[str, ...] = ()

@@ -509,9 +509,7 @@ async def test_requests_are_counted_again_after_redis_has_lost_them(desk: Desk) 
     assert await desk.admit("s", scopes) == UsedUp(NO_RATES, "key", 2, False)
 
     # What is in the stream and not in the books yet counts as well.
-    await desk.ledger.load(
-        1, Snapshot(balance_nanos=0, seq=1, cursor="0-0", key_spent=spent), key_id="k", force=True
-    )
+    await desk.ledger.load(1, Snapshot(balance_nanos=0, seq=1, cursor="0-0", key_spent=spent), key_id="k", force=True)
     assert await desk.admit("s", scopes) == UsedUp(NO_RATES, "key", 2, False)
 
 

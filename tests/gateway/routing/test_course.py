@@ -235,7 +235,9 @@ def test_attempts_are_bounded():
 
 def test_who_can_t_be_told_was_not_tried():
     """Neither the number of tries nor the retry budget is spent on writing a request that nobody was sent."""
-    walk = Walk(menu(*"abcdef"), rules=CourseRules(attempts_max=2), budget=BudgetRules(share=0.0, floor_per_s=0.0, burst=1.0))
+    walk = Walk(
+        menu(*"abcdef"), rules=CourseRules(attempts_max=2), budget=BudgetRules(share=0.0, floor_per_s=0.0, burst=1.0)
+    )
 
     assert walk.go(*[Verdict.UNFIT] * 3, *[Verdict.NETWORK] * 3) == ["a", "b", "c", "d", "e"]
 
