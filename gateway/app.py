@@ -200,6 +200,7 @@ def create_app(
             loop_lag.start()
             stack.callback(loop_lag.stop)
             if link is not None:
+                link.when_stopping(deps.router.shedding.close)
                 deps.tasks.spawn(_push_metrics(link, metrics), name="metrics")
             yield
             if link is not None:

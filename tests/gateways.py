@@ -411,6 +411,16 @@ class ServedGateway:
         await asyncio.gather(*self._readers)
         return status
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor."""
+        self._process.send_signal(number)
+
+    async def logged(self, text: bytes, *, count: int = 1) -> None:
+        """Wait until it has written `text` to its log so often."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.log.count(text) < count:  # noqa: ASYNC110  another process writes it
+                await asyncio.sleep(0.02)
+
     async def command(self, *arguments: str) -> str:
         """Run `gateway` with these arguments and the same configuration; its standard output."""
         process = await self._spawn(*arguments)

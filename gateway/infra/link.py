@@ -12,7 +12,7 @@ import asyncio
 import enum
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gateway.errors import Overloaded
@@ -71,6 +71,16 @@ class Link:
         self._transport: asyncio.WriteTransport | None = None
         #: Of this life of this worker; no other of the same supervisor, before or after, has it.
         self.name = name
+        self._when_stopping: list[Callable[[], None]] = []
+
+    def when_stopping(self, call: Callable[[], None]) -> None:
+        """Call it when this worker is to end and nobody takes its place here."""
+        self._when_stopping.append(call)
+
+    def tell_stopping(self) -> None:
+        """That is so now."""
+        for call in self._when_stopping:
+            call()
 
     async def open(self) -> None:
         """Use the running loop from now on."""

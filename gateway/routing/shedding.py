@@ -12,6 +12,7 @@ Rules:
 - One late turn says nothing: the loop is late when every look of a second found it so.
 - What is refused is refused before its body is read, at a few per cent of what serving it would cost.
 - What is in flight already is never touched.
+- A worker that ends, and has no successor here, lets nobody in.
 """
 
 from collections import deque
@@ -44,12 +45,13 @@ class SheddingRules(msgspec.Struct, frozen=True, kw_only=True):
 class Shedding:
     """The bound of one worker."""
 
-    __slots__ = ("_bound", "_lags", "_rules", "free")
+    __slots__ = ("_bound", "_closed", "_lags", "_rules", "free")
 
     def __init__(self, rules: SheddingRules) -> None:
         self._rules = rules
         self._lags: deque[float] = deque(maxlen=LOOKS)
         self._bound = rules.requests_max
+        self._closed = False
         #: Up to so many in flight nobody is refused, and nothing else need be asked.
         self.free = self._share(LOW)
 
@@ -58,10 +60,15 @@ class Shedding:
         """How many may be in flight, for those who matter as much as most do."""
         return self._bound
 
+    def close(self) -> None:
+        """This worker ends: let nobody in any more."""
+        self._closed = True
+        self.free = -1
+
     def look(self, lag_s: float, in_flight: int) -> None:
         """The event loop is so late, with so many in flight."""
         rules = self._rules
-        if not rules.lag_s:
+        if not rules.lag_s or self._closed:
             return
         self._lags.append(lag_s)
         if len(self._lags) == LOOKS and min(self._lags) > rules.lag_s:
@@ -78,6 +85,8 @@ class Shedding:
         Raises:
             Overloaded: there is no room for it.
         """
+        if self._closed:
+            raise Overloaded("This gateway is stopping; try again shortly.", retry_after_s=round(1 + chance, 3))
         if in_flight > self._share(priority):
             raise Overloaded(
                 "This gateway has more to do than it can; try again shortly.", retry_after_s=round(1 + chance, 3)

@@ -29,7 +29,7 @@ from gateway.infra.embedded import Stores
 from gateway.infra.exposition import Aggregate
 from gateway.infra.link import Frames, Kind, Link
 from gateway.server.listening import Listening
-from gateway.server.worker import SETTLE_S, AppFactory, Service, run_service, run_worker
+from gateway.server.worker import RETIRE, SETTLE_S, AppFactory, Service, run_service, run_worker
 from gateway.settings import Settings
 from gateway.status import WorkerFacts
 
@@ -330,7 +330,7 @@ class Fleet:
         """The new workers serve: let the old ones finish."""
         retired = [worker for worker in self._workers if not worker.stopping]
         for worker in retired:
-            self._end(worker, grace_s=self.settings.server.grace_s, number=signal.SIGTERM)
+            self._end(worker, grace_s=self.settings.server.grace_s, number=RETIRE)
         self.settings = self._next_settings
         self._slots = [_Slot() for _ in self._successors]
         self._workers += self._successors

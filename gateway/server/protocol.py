@@ -287,6 +287,8 @@ class DirectProtocol(HttpToolsProtocol):
         self._dispatch = getattr(self.app, "dispatch", self.app)
         #: Loop time since when no request is under way; 0 while one is.
         self.idle_since_s = 0.0
+        #: The next request is the last one here.
+        self._leaving = False
         self._in_head = False
         #: Nothing is read any more: the connection ends with the answers under way.
         self._refused = False
@@ -498,7 +500,8 @@ class DirectProtocol(HttpToolsProtocol):
             "extensions": extensions,
         }
         previous = self.cycle
-        cycle = DirectCycle(self, scope, keep_alive=http_version != "1.0" and parser.should_keep_alive())
+        keep_alive = http_version != "1.0" and parser.should_keep_alive() and not self._leaving
+        cycle = DirectCycle(self, scope, keep_alive=keep_alive)
         self.cycle = extensions[EXTENSION] = cycle
         self.idle_since_s = 0.0
         if previous is None or (previous.response_complete and not previous.ending):
@@ -540,6 +543,20 @@ class DirectProtocol(HttpToolsProtocol):
             self._start(cycle)
         else:
             self.idle_since_s = self.loop.time()
+
+    def leave(self, *, idle_s: float) -> None:
+        """Close soon, but lose no request: the next answer says that it is the last one here, or the connection
+        closes when nothing came for `idle_s` from now on. Call it again and again.
+        """
+        now_s = self.loop.time()
+        if not self._leaving:
+            self._leaving = True
+            self.idle_since_s = self.idle_since_s and now_s
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.keep_alive = False
+        elif self.idle_since_s and now_s - self.idle_since_s > idle_s:
+            self.transport.close()
 
     def shutdown(self) -> None:
         if self.cycle is not None and self.cycle.ending:

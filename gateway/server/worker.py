@@ -2,9 +2,12 @@
 
 Rules:
 - A worker is a fork of the supervisor and dies with it, at once and unasked.
-- It obeys SIGTERM: it stops accepting, closes idle connections, and lets running requests finish within
-  `server.grace_s`. A second SIGTERM, or the end of that time, cancels them; they still get `SETTLE_S` to account for
-  what was delivered. SIGINT is the supervisor's: the terminal sends it to everybody.
+- It obeys SIGTERM: it stops accepting, refuses new requests on the connections that it has, and lets running ones
+  finish within `server.grace_s`. A second SIGTERM, or the end of that time, cancels them; they still get `SETTLE_S`
+  to account for what was delivered. SIGINT is the supervisor's: the terminal sends it to everybody.
+- SIGUSR1 tells it that another worker has taken its place: the same, but new requests are served.
+- A connection is told in its last answer that it was the last one, or was silent for `IDLE_S` before it is closed; so
+  hardly any client sends into a closed connection.
 - It tells the supervisor when it accepts connections, or why it never will.
 """
 
@@ -35,7 +38,9 @@ BACKLOG = 2048
 #: What a cancelled request gets to settle.
 SETTLE_S = 5.0
 #: How long a connection without a request is kept when we stop.
-FIRST_REQUEST_S = 0.5
+IDLE_S = 1.0
+#: Tells a worker that another one has taken its place.
+RETIRE = signal.SIGUSR1
 _TICK_S = 1.0
 _DRAIN_POLL_S = 0.02
 
@@ -57,6 +62,7 @@ class WorkerServer(uvicorn.Server):
         self._grace_s = grace_s
         self._keep_alive_s = keep_alive_s
         self._woken = asyncio.Event()
+        self._told = False
         self._supervisor_pid = os.getppid()
 
     @contextlib.contextmanager
@@ -66,6 +72,7 @@ class WorkerServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+        asyncio.get_running_loop().add_signal_handler(RETIRE, self._retire)
         await self._link.open()
         await super().startup(sockets)
         self._link.report_ready()
@@ -105,9 +112,9 @@ class WorkerServer(uvicorn.Server):
         while True:
             waited_s = loop.time() - begun_s
             for connection in list(self.server_state.connections):
-                # Closes an idle one, and makes the response of a busy one its last. A new one may be just about to
-                # send its first request; its caller could not know that we are leaving.
-                if waited_s > FIRST_REQUEST_S or getattr(connection, "cycle", None) is not None:
+                if isinstance(connection, DirectProtocol):
+                    connection.leave(idle_s=IDLE_S)
+                else:
                     connection.shutdown()
             if not self.server_state.tasks and not (unless_forced and self.server_state.connections):
                 return True
@@ -116,7 +123,11 @@ class WorkerServer(uvicorn.Server):
             await asyncio.sleep(_DRAIN_POLL_S)
 
     def _terminate(self) -> None:
-        self.force_exit = self.should_exit
+        self.force_exit, self._told = self._told, True
+        self._link.tell_stopping()
+        self._retire()
+
+    def _retire(self) -> None:
         self.should_exit = True
         self._woken.set()
 
@@ -157,7 +168,8 @@ def run_service(settings: Settings, stores: Stores, *, service: Service, link: L
 
     async def work() -> None:
         stopping = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+        for number in (signal.SIGTERM, RETIRE):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         await link.open()
         await service(settings, stores, link, stopping)
 
