@@ -16,10 +16,10 @@ import redis
 from gateway.infra.embedded import EmbeddedServers, Stores
 from gateway.infra.migrate import migrate
 from gateway.infra.postgres import Database
-from gateway.settings import Auth, Money, Settings
+from gateway.settings import Auth, Money, Server, Settings
 from gateway.settings import Database as DatabaseSettings
 from tests.acceptance.answers import ASK, ASK_STREAM, CHAT, chat_stream, delta, sse, stream_head
-from tests.gateways import PATIENCE_S, RunningGateway, ServedGateway, connect
+from tests.gateways import PATIENCE_S, Answer, RunningGateway, ServedGateway, connect
 from tests.upstreams import RECEIVE, REPEAT, ScriptedUpstream, Until, answer, chunk, play
 
 
@@ -138,6 +138,32 @@ async def test_without_redis_requests_may_be_served_by_setting(fragile, upstream
         assert away == [200, 200, 200]
         assert (await gateway.ask(ASK)).status == 200
     assert len(upstream.requests) == 5
+
+
+@pytest.mark.parametrize("plane", ["all", "data"])
+async def test_health_stays_well_and_readiness_names_what_is_away(fragile, upstream, plane):
+    """All gateways share the stores: a balancer that went by them would take out every one."""
+    async with RunningGateway(
+        fragile.stores, providers={"local": upstream}, settings=Settings(server=Server(plane=plane))
+    ) as gateway:
+        seen = []
+        for pids, missing in ((fragile.valkey_pids(), b"redis"), (fragile.postgres_pids(), b"postgresql"), ([], b"")):
+            with frozen(pids):
+                ready = await until_ready_says(gateway, missing)
+                health = await gateway.ask(method=b"GET", path=b"/health", key="")
+            seen.append((missing, ready.status, health.status))
+
+    assert seen == [(b"redis", 503, 200), (b"postgresql", 503, 200), (b"", 200, 200)]
+
+
+async def until_ready_says(gateway: RunningGateway, missing: bytes) -> Answer:
+    """What was found is remembered for a moment, and a store needs one to come back."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            ready = await gateway.ask(method=b"GET", path=b"/health/ready", key="")
+            if missing in ready.body and (ready.status == 503) == bool(missing):
+                return ready
+            await asyncio.sleep(0.05)
 
 
 async def test_a_stream_under_way_does_not_notice(fragile):
