@@ -2,6 +2,7 @@
 
 OpenAI's chat completions are the hub: an adapter that speaks them, or translates them into what its provider speaks,
 serves every dialect that has a bridge here. N dialects and M providers need N bridges and M adapters, not N times M.
+Where something is embedded, the hub is OpenAI's embeddings.
 
 Rules:
 - A bridge is pure and sans-IO, like an adapter: facts and bytes in, facts and bytes out.
@@ -17,6 +18,7 @@ from gateway.bridges.bridge import Bridge, Opened
 from gateway.bridges.completions import Completions
 from gateway.bridges.counting import COUNTERS
 from gateway.bridges.gemini import Gemini
+from gateway.bridges.gemini_embed import GeminiEmbed
 from gateway.bridges.messages import Messages
 from gateway.bridges.responses import Responses
 from gateway.wire.dialects import Dialect
@@ -24,7 +26,7 @@ from gateway.wire.dialects import Dialect
 __all__ = ["BRIDGES", "COUNTERS", "Bridge", "Opened", "reach"]
 
 #: One for each dialect.
-_ALL: tuple[Bridge, ...] = (Completions(), Gemini(), Messages(), Responses())
+_ALL: tuple[Bridge, ...] = (Completions(), Gemini(), GeminiEmbed(), Messages(), Responses())
 
 #: By the dialect that callers speak.
 BRIDGES: dict[Dialect, Bridge] = {bridge.dialect: bridge for bridge in _ALL}
@@ -32,4 +34,5 @@ BRIDGES: dict[Dialect, Bridge] = {bridge.dialect: bridge for bridge in _ALL}
 
 def reach(served: frozenset[Dialect]) -> frozenset[Dialect]:
     """Every dialect that can be served by an adapter that serves these."""
-    return served | BRIDGES.keys() | COUNTERS.keys() if Dialect.OPENAI_CHAT in served else served
+    bridged = {bridge.dialect for bridge in _ALL if bridge.hub in served}
+    return served | bridged | (COUNTERS.keys() if Dialect.OPENAI_CHAT in served else set())

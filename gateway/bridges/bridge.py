@@ -10,7 +10,7 @@ from gateway.wire.dialects import Dialect
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A call made a chat completion: `call` has that dialect's path, body and peek."""
+    """A call made one of the hub's: `call` has that dialect's path, body and peek."""
 
     call: Call
     #: Members of the caller's request that the hub can't carry.
@@ -25,9 +25,11 @@ class Bridge(Protocol):
 
     #: What callers of it speak.
     dialect: Dialect
+    #: What calls are made: chat completions, for nearly all.
+    hub: Dialect
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
-        """The chat completion that asks for the same. `extensions` may be used besides what OpenAI's reference has.
+        """The hub's call that asks for the same. `extensions` may be used besides what OpenAI's reference has.
 
         Whether a stream is asked for its usage is left to the adapter, as with any caller who did not ask: it knows
         how its provider wants to be asked, and its tap has the figures in any case.
@@ -40,7 +42,7 @@ class Bridge(Protocol):
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         """The watcher for the answer to the caller's own `call`.
 
-        It feeds `inner`, the adapter's watcher, whose output is a chat completion or a stream of its chunks, and
-        returns the caller's dialect. Usage, `complete` and `failure` are the inner one's.
+        It feeds `inner`, the adapter's watcher, whose output is the hub's (a chat completion or a stream of its
+        chunks), and returns the caller's dialect. Usage, `complete` and `failure` are the inner one's.
         """
         ...

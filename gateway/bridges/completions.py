@@ -69,6 +69,7 @@ class Completions:
     """From OpenAI's completions to the hub and back."""
 
     dialect = Dialect.OPENAI_COMPLETIONS
+    hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
         members = request_members(call)

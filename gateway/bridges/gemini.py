@@ -43,6 +43,7 @@ class Gemini:
     """From Google's `generateContent` to the hub and back."""
 
     dialect = Dialect.GEMINI_GENERATE
+    hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
         return chat_of_gemini(call)

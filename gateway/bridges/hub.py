@@ -24,7 +24,6 @@ from gateway.wire.peek import peek
 
 #: Headers that mean something to the provider the caller has in mind, and to no other.
 _FOREIGN_HEADERS: Final = (b"anthropic-", b"x-goog-", b"x-server-timeout")
-_PATH: Final = b"/chat/completions"
 
 _NONE: Final = msgspec.Raw(b"")
 _NULL: Final = b"null"
@@ -155,6 +154,15 @@ def chat_call(call: Call, members: Mapping[str, object]) -> Call:
     A stream is not asked for its usage here: that is the adapter's to do, which knows how its provider wants to be
     asked, and its tap has the figures whether it was asked or not.
     """
+    return _hub_call(call, members, Dialect.OPENAI_CHAT, b"/chat/completions")
+
+
+def embeddings_call(call: Call, members: Mapping[str, object]) -> Call:
+    """The same for embeddings."""
+    return _hub_call(call, members, Dialect.OPENAI_EMBEDDINGS, b"/embeddings")
+
+
+def _hub_call(call: Call, members: Mapping[str, object], dialect: Dialect, path: bytes) -> Call:
     body = encode(without_none(members))
     headers: Headers = [
         header
@@ -164,8 +172,8 @@ def chat_call(call: Call, members: Mapping[str, object]) -> Call:
     headers.append((b"content-type", b"application/json"))
     return msgspec.structs.replace(
         call,
-        dialect=Dialect.OPENAI_CHAT,
-        path=_PATH,
+        dialect=dialect,
+        path=path,
         query=b"",
         headers=headers,
         body=body,

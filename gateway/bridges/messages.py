@@ -46,6 +46,7 @@ class Messages:
     """From Anthropic's messages to the hub and back."""
 
     dialect = Dialect.ANTHROPIC_MESSAGES
+    hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
         return chat_of_messages(call, keeps="cache_control" in extensions)

@@ -73,6 +73,7 @@ class Responses:
     """The bridge."""
 
     dialect = Dialect.OPENAI_RESPONSES
+    hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
         chat, dropped = chat_request(read_members(call.body), model=call.model)

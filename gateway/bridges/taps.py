@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.api import Failure, Tap
-from gateway.bridges.hub import Chunk, failure_in, is_error, malformed, read_chunk
+from gateway.bridges.hub import UNREADABLE, Chunk, failure_in, is_error, malformed, read_chunk
 from gateway.wire.dialects import JSON_TYPE, SSE_TYPE
 from gateway.wire.sse import EventTooLong, FrameScanner, parse
 from gateway.wire.usage import Usage
@@ -93,16 +93,15 @@ class _Bridged:
         return usage if usage.input_tokens else msgspec.structs.replace(usage, input_tokens=self._input_tokens)
 
 
-class BodyTap(_Bridged):
-    """For a caller who waits for the whole answer."""
+class GatheredTap(_Bridged):
+    """For an answer that is kept until its end. Subclasses write the caller's in `_written`."""
 
     content_type: bytes | None = JSON_TYPE
 
-    __slots__ = ("_parts", "_size_bytes", "_write")
+    __slots__ = ("_parts", "_size_bytes")
 
-    def __init__(self, inner: Tap, write: BodyWriter, *, input_tokens: int) -> None:
+    def __init__(self, inner: Tap, *, input_tokens: int) -> None:
         super().__init__(inner, input_tokens=input_tokens)
-        self._write = write
         self._parts: list[bytes] = []
         self._size_bytes = 0
 
@@ -115,18 +114,15 @@ class BodyTap(_Bridged):
         if self.failure is not None:
             return b""
         try:
-            completion = read_chunk(b"".join(self._parts))
-            if is_error(completion) and not completion.choices:
-                self.failure = failure_in(completion)
-            elif not completion.choices:
-                self.failure = malformed("an answer without choices")
-            else:
-                return self._write(completion, self._used())
-        except msgspec.DecodeError as error:
+            return self._written(b"".join(self._parts))
+        except UNREADABLE as error:
             self.failure = malformed(str(error))
         except Unwritable as error:
             self.failure = error.failure()
         return b""
+
+    def _written(self, body: bytes) -> bytes:
+        raise NotImplementedError
 
     def _gather(self, data: bytes) -> None:
         self.failure = self.failure or self._inner.failure
@@ -136,6 +132,25 @@ class BodyTap(_Bridged):
             self.failure = self.failure or malformed("a larger answer than can be translated")
         elif data:
             self._parts.append(data)
+
+
+class BodyTap(GatheredTap):
+    """For a caller who waits for the whole chat completion."""
+
+    __slots__ = ("_write",)
+
+    def __init__(self, inner: Tap, write: BodyWriter, *, input_tokens: int) -> None:
+        super().__init__(inner, input_tokens=input_tokens)
+        self._write = write
+
+    def _written(self, body: bytes) -> bytes:
+        completion = read_chunk(body)
+        if is_error(completion) and not completion.choices:
+            self.failure = failure_in(completion)
+            return b""
+        if not completion.choices:
+            raise Unwritable("an answer without choices")
+        return self._write(completion, self._used())
 
 
 class StreamTap(_Bridged):

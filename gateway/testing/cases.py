@@ -35,7 +35,6 @@ from gateway.api import (
     Adapter,
     BadRequest,
     Call,
-    Dialect,
     Failure,
     Headers,
     Offer,
@@ -117,8 +116,9 @@ class Case:
         served = self.adapter.dialects | getattr(self.adapter, "translates", frozenset())
         #: What stands between caller and adapter; None where the adapter serves the caller's dialect itself.
         self.bridge: Bridge | None = None
-        if self.call.dialect not in served and Dialect.OPENAI_CHAT in served:
-            self.bridge = BRIDGES.get(self.call.dialect)
+        bridge = BRIDGES.get(self.call.dialect)
+        if self.call.dialect not in served and bridge is not None and bridge.hub in served:
+            self.bridge = bridge
         status, headers, self.body = message(self.sections.get("upstream", b"0"))
         self.head = ResponseHead(int(status), headers)
 

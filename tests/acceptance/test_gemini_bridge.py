@@ -7,7 +7,18 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
-from tests.acceptance.answers import DONE, LAST_CHUNK, USAGE, chat_stream, delta, error, sse, stream, stream_head
+from tests.acceptance.answers import (
+    DONE,
+    LAST_CHUNK,
+    USAGE,
+    chat_stream,
+    delta,
+    embeddings,
+    error,
+    sse,
+    stream,
+    stream_head,
+)
 from tests.gateways import RunningGateway
 from tests.upstreams import CLOSE, RECEIVE, REPEAT, Until, answer, chunk, events, play
 
@@ -286,3 +297,54 @@ async def test_an_unknown_model_is_an_error_in_the_shape_of_who_asks(stage):
             await client.models.get(model="nobody")
 
     assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_embeddings_are_googles(stage, server, packed):
+    """Of a provider that embeds as OpenAI does, whichever way it writes a vector."""
+    body = embeddings([0.5, -1.0], [0.25, 2.0], packed=packed)
+    gateway, upstream = await stage.gateway(same(answer(body)), server=server)
+    config = types.EmbedContentConfig(output_dimensionality=2, task_type="RETRIEVAL_QUERY")
+
+    async with client_of(gateway).aio as client:
+        found = await client.models.embed_content(model="e", contents=["One.", "Two."], config=config)
+    alone = await gateway.ask(
+        b'{"content":{"parts":[{"text":"One."},{"text":"More."}]},"task_type":"RETRIEVAL_QUERY"}',
+        path=b"/v1beta/models/e:embedContent",
+    )
+
+    assert [each.values for each in found.embeddings] == [[0.5, -1.0], [0.25, 2.0]]
+    assert msgspec.json.decode(alone.body) == {"embedding": {"values": [0.5, -1.0]}}
+    assert alone.header(b"x-gateway-dropped") == b"taskType"
+    batch, single = upstream.requests
+    assert batch.target == single.target == b"/v1/embeddings"
+    assert msgspec.json.decode(batch.body) == {
+        "model": "e",
+        "input": ["One.", "Two."],
+        "encoding_format": "float",
+        "dimensions": 2,
+    }
+    assert msgspec.json.decode(single.body)["input"] == ["One.\nMore."]
+    records = await gateway.records(2)
+    assert [record.usage_source for record in records] == ["reported"] * 2
+    assert all(record.input_tokens for record in records)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "param"),
+    [
+        ("batchEmbedContents", {"requests": []}, "requests"),
+        ("batchEmbedContents", {}, "requests"),
+        ("batchEmbedContents", {"requests": [{"content": {"parts": [{"inlineData": {}}]}}]}, "requests[0].content.parts[0]"),
+        ("embedContent", {"content": {"parts": []}}, "content.parts"),
+        ("embedContent", {"content": 5}, "content"),
+    ],
+)  # fmt: skip
+async def test_what_can_not_be_embedded_is_refused(stage, verb, body, param):
+    gateway, upstream = await stage.gateway(same(answer(b"{}")))
+
+    answered = await gateway.ask(msgspec.json.encode(body), path=f"/v1beta/models/e:{verb}".encode())
+
+    assert answered.status == 400
+    assert param in answered.error["message"]
+    assert upstream.requests == []

@@ -353,7 +353,7 @@ def render(providers: dict[str, Provider]) -> str:
         "",
         "- **relayed**: the provider speaks the caller's dialect, and the bytes pass as they are.",
         "- **translated**: the adapter turns the dialect into its provider's and back.",
-        "- **bridged**: the gateway makes a chat completion of it, which the adapter relays or translates.",
+        "- **bridged**: the gateway makes an OpenAI call of it (chat, embeddings) for the adapter to relay or translate.",
         "- **estimated**: the provider does not count; the gateway answers with its own estimate, and asks nobody.",
         "- **n/a**: there is no such endpoint at this provider; the caller is told so with a 400.",
         "- Empty: the dialect has no such thing.",
