@@ -152,7 +152,9 @@ class Surveyor:
             if request is None:
                 break
             try:
-                read = read_page(await self._fetch(request, provider, ANSWER_BYTES_MAX))
+                body = await self._fetch(request, provider, ANSWER_BYTES_MAX)
+                # A second for the largest, in which the books have other work.
+                read = await asyncio.to_thread(read_page, body)
             except ValueError as error:
                 raise _NoList(str(error)) from error
             found |= {model.id: model for model in read.models}

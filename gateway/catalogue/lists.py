@@ -5,9 +5,11 @@ Rules:
 - What a provider said last stays until it says something else, however long it can't be reached.
 - A list that changed is announced on `overrides.CHANNEL`: workers read the facts of all of them and put a new table
   of offers in place of the old one.
-- Facts are decoded when a provider's models are first asked for: most of some thousands are never called.
+- Facts of a model are decoded when it is first asked for: most of some thousands are never called, and a worker has
+  streams to serve meanwhile. Whole lists are taken apart in turns with the event loop.
 """
 
+import asyncio
 import zlib
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -33,7 +35,11 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 _NOTHING: Final = Facts()
-_decode_facts: Final = msgspec.msgpack.Decoder(dict[str, Facts]).decode
+#: Of a list that is taken apart, as many before others get a turn.
+_MODELS_AT_ONCE: Final = 250
+_decode_names: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_decode_facts: Final = msgspec.msgpack.Decoder(Facts).decode
+_decode_parts: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, ...]).decode
 _decode_models: Final = msgspec.msgpack.Decoder(tuple[ListedModel, ...]).decode
 
 
@@ -42,21 +48,22 @@ class Lists:
 
     def __init__(self, encoded: Mapping[str, bytes] | None = None) -> None:
         self.encoded = encoded or {}
-        self._decoded: dict[str, dict[str, Facts]] = {}
+        self._decoded: dict[str, dict[str, msgspec.Raw]] = {}
 
     def facts(self, provider: str, upstream_model: str) -> Facts:
         """What a provider says of the model that it calls `upstream_model`; nothing where it says nothing."""
-        return self._models(provider).get(upstream_model, _NOTHING)
+        raw = self._models(provider).get(upstream_model)
+        return _NOTHING if raw is None else _decode_facts(raw)
 
     def names(self, provider: str) -> Iterable[str]:
         """The models that a provider says it has."""
         return self._models(provider)
 
-    def _models(self, provider: str) -> Mapping[str, Facts]:
+    def _models(self, provider: str) -> Mapping[str, msgspec.Raw]:
         models = self._decoded.get(provider)
         if models is None:
             raw = self.encoded.get(provider)
-            models = self._decoded[provider] = {} if raw is None else _decode_facts(raw)
+            models = self._decoded[provider] = {} if raw is None else _decode_names(raw)
         return models
 
     def __eq__(self, other: object) -> bool:
@@ -73,11 +80,17 @@ def encode_facts(models: Iterable[ListedModel]) -> bytes:
 
 
 def encode_models(models: tuple[ListedModel, ...]) -> bytes:
-    return zlib.compress(msgspec.msgpack.encode(models))
+    parts = [models[start : start + _MODELS_AT_ONCE] for start in range(0, len(models), _MODELS_AT_ONCE)]
+    return zlib.compress(msgspec.msgpack.encode(parts))
 
 
-def decode_models(data: bytes) -> tuple[ListedModel, ...]:
-    return _decode_models(zlib.decompress(data))
+async def decode_models(data: bytes) -> tuple[ListedModel, ...]:
+    """The list again; others get their turns meanwhile."""
+    models: list[ListedModel] = []
+    for part in _decode_parts(await asyncio.to_thread(zlib.decompress, data)):
+        models += _decode_models(part)
+        await asyncio.sleep(0)
+    return tuple(models)
 
 
 def digest_of(models: tuple[ListedModel, ...]) -> bytes:
@@ -133,4 +146,4 @@ class ListStore:
 
     async def read(self, provider: str) -> tuple[ListedModel, ...]:
         data = await self._database.fetch_value(_queries["read_list"], provider)
-        return () if data is None else decode_models(data)
+        return () if data is None else await decode_models(data)

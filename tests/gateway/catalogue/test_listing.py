@@ -1,5 +1,6 @@
 """Lists of models as providers write them, read; and what of their prices can be meant."""
 
+import asyncio
 import json
 
 import msgspec
@@ -221,8 +222,16 @@ ANYTHING = st.recursive(
 def test_whatever_it_says_it_is_read(models):
     page = read_page(json.dumps({"data": models}).encode())
 
-    assert decode_models(encode_models(page.models)) == page.models
-    assert digest_of(page.models) == digest_of(decode_models(encode_models(page.models)))
+    kept = asyncio.run(decode_models(encode_models(page.models)))
+    assert kept == page.models
+    assert digest_of(kept) == digest_of(page.models)
+
+
+def test_a_long_list_is_taken_apart_in_turns():
+    models = tuple(ListedModel(id=f"m{number}") for number in range(1001))
+
+    assert asyncio.run(decode_models(encode_models(models))) == models
+    assert asyncio.run(decode_models(encode_models(()))) == ()
 
 
 def test_facts_are_what_the_data_plane_needs():
