@@ -30,6 +30,8 @@ from gateway.wire.taps import JSONTap, PassTap, SSETap
 from gateway.wire.usage import Usage, normalise, read_report
 
 API_VERSION = 1
+#: Where a caller's key may stand; browsers put it into the name of a subprotocol.
+_HIDDEN = CREDENTIALS | {b"proxy-authorization", b"sec-websocket-protocol"}
 #: Of what a provider says about a failure, as much as a caller of another dialect is told.
 MESSAGE_CHARS_MAX = 2000
 
@@ -399,7 +401,7 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """The caller's first header called `name` (lower case). Its credentials are not shown."""
-        if name not in CREDENTIALS:
+        if name not in _HIDDEN:
             for key, value in self._exchange.scope["headers"]:
                 if key == name:
                     return bytes(value)

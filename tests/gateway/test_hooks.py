@@ -382,7 +382,8 @@ def test_a_name_that_two_packages_claim_stops_the_start(tmp_path: Path) -> None:
 
 async def test_a_request_is_shown_without_its_body_and_its_credentials(tmp_path: Path) -> None:
     loaded = calls(tmp_path, "quiet")
-    headers = [(b"authorization", b"Bearer gw_live_secret"), (b"x-team", b"blue")]
+    hidden = [b"authorization", b"x-api-key", b"cookie", b"sec-websocket-protocol"]
+    headers = [*((name, b"gw_live_secret") for name in hidden), (b"x-team", b"blue")]
     x = exchange(headers=headers)
 
     await loaded.ask(x)
@@ -397,7 +398,7 @@ async def test_a_request_is_shown_without_its_body_and_its_credentials(tmp_path:
         False,
     )
     assert seen.header(b"x-team") == b"blue"
-    assert seen.header(b"authorization") is None
+    assert [seen.header(name) for name in hidden] == [None] * 4
     assert seen.has_body
     assert not seen.has_upload
     with pytest.raises(PermissionError):
