@@ -125,12 +125,12 @@ def cases() -> list[tuple[str, Callable[[], object]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="short rounds for each figure; the best one counts")
+    parser.add_argument("--rounds", type=int, default=500, help="short rounds for each figure; the best one counts")
     rounds: int = parser.parse_args().rounds
     for name, run in cases():
         timer = timeit.Timer(run)
         once_s = min(timer.repeat(repeat=3, number=1))
-        number = max(1, int(0.01 / max(once_s, 1e-7)))
+        number = max(1, int(0.0005 / max(once_s, 1e-7)))
         best_s = min(timer.repeat(repeat=rounds, number=number)) / number
         print(f"{best_s * 1e6:10.2f} us  {name}")
 

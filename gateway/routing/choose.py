@@ -10,7 +10,8 @@ Rules:
 - A lower priority number comes first, whatever the strategy.
 - A conversation goes back to the candidate that served it, where that saves money (`key`): each candidate draws a
   number from the conversation's name and its own, and the highest wins (rendezvous hashing, weighted). So nothing is
-  stored, all workers agree, and when a candidate is out, only its own conversations move.
+  stored, all workers agree, and when a candidate is out, only its own conversations move. What is drawn for is one of
+  `SLOTS` names, so that who won is remembered.
 - Ties are broken at random: workers must not all choose alike.
 
 Chance comes in as a function that gives numbers from 0 up to 1.
@@ -27,6 +28,8 @@ from gateway.routing.menu import Candidate, Group, lowest
 
 Chance = Callable[[], float]
 
+#: Conversations are told apart no further than this.
+SLOTS: Final = 4096
 _MASK: Final = 2**64 - 1
 
 
@@ -48,23 +51,31 @@ def choose(group: Group, candidates: Sequence[Candidate], asked: Asked, now_s: f
         candidates = lowest(candidates)
     if len(candidates) == 1:
         return candidates[0]
+    even = group.even
     if asked.key:
-        return _drawn(candidates, asked.key)
+        return _drawn(group, candidates, asked.key)
     strategy = group.strategy
     if strategy == "priority":
-        return _by_weight(candidates, chance)
+        return _by_weight(candidates, chance, even=even)
     if strategy == "latency":
-        return _faster_of_two(candidates, asked.stream, now_s, chance)
+        return _faster_of_two(candidates, asked.stream, now_s, chance, even=even)
     if strategy == "throughput":
         return _fast(candidates, group.floor, now_s, chance)
     if strategy == "cost":
+        if group.cheapest and candidates is group.best:
+            return _by_weight(group.cheapest, chance, even=even)
         tokens_in, tokens_out = asked.input_tokens, asked.output_tokens
         costs = [c.input_cost * tokens_in + c.output_cost * tokens_out + c.request_cost for c in candidates]
         return _least(candidates, costs, chance)
+    if even:
+        return _least(candidates, [candidate.health.outstanding for candidate in candidates], chance)
     return _least(candidates, [candidate.health.outstanding / candidate.weight for candidate in candidates], chance)
 
 
-def _by_weight(candidates: Sequence[Candidate], chance: Chance) -> Candidate:
+def _by_weight(candidates: Sequence[Candidate], chance: Chance, *, even: bool = False) -> Candidate:
+    """One at random; `even` says that they all weigh the same."""
+    if even:
+        return candidates[int(chance() * len(candidates))]
     at = chance() * sum([candidate.weight for candidate in candidates])
     for candidate in candidates:
         at -= candidate.weight
@@ -80,9 +91,14 @@ def _least(candidates: Sequence[Candidate], values: Sequence[float], chance: Cha
     return equals[0] if len(equals) == 1 else _by_weight(equals, chance)
 
 
-def _faster_of_two(candidates: Sequence[Candidate], stream: bool, now_s: float, chance: Chance) -> Candidate:
+def _faster_of_two(
+    candidates: Sequence[Candidate], stream: bool, now_s: float, chance: Chance, *, even: bool
+) -> Candidate:
     if len(candidates) == 2:
         first, second = candidates
+    elif even:
+        one, other = int(chance() * len(candidates)), int(chance() * (len(candidates) - 1))
+        first, second = candidates[one], candidates[other + (other >= one)]
     else:
         first = _by_weight(candidates, chance)
         second = _by_weight([candidate for candidate in candidates if candidate is not first], chance)
@@ -105,9 +121,20 @@ def _fast(candidates: Sequence[Candidate], floor: float, now_s: float, chance: C
     return max(rates, key=lambda pair: pair[0] or 0.0)[1]
 
 
-def _drawn(candidates: Sequence[Candidate], key: bytes) -> Candidate:
+def _drawn(group: Group, candidates: Sequence[Candidate], key: bytes) -> Candidate:
     """The candidate that draws the highest number for a conversation: the likelier, the more weight it has."""
-    name = int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
+    slot = int.from_bytes(blake2b(key, digest_size=8).digest(), "big") % SLOTS
+    if candidates is not group.best:
+        return _draw(candidates, slot)
+    winner = group.winners.get(slot)
+    if winner is None:
+        winner = group.winners[slot] = _draw(candidates, slot)
+    return winner
+
+
+def _draw(candidates: Sequence[Candidate], slot: int) -> Candidate:
+    # Spread over all bits, as the candidates' own names are.
+    name = (slot + 1) * 0x9E3779B97F4A7C15 & _MASK
     best, highest = candidates[0], -inf
     for candidate in candidates:
         # The finishing steps of splitmix64: every bit of both goes into every bit of the number.

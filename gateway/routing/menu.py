@@ -64,7 +64,7 @@ class Candidate:
 class Group:
     """Candidates of equal right, and how to choose between them."""
 
-    __slots__ = ("best", "candidates", "floor", "strategy")
+    __slots__ = ("best", "candidates", "cheapest", "even", "floor", "strategy", "winners")
 
     def __init__(self, candidates: tuple[Candidate, ...], *, strategy: Strategy, floor: float = 0.0) -> None:
         self.candidates = candidates
@@ -73,6 +73,18 @@ class Group:
         self.floor = floor
         #: Those of the lowest priority number; all of them where priorities do not differ.
         self.best = lowest(candidates)
+        #: All of them weigh the same.
+        self.even = len({candidate.weight for candidate in candidates}) == 1
+        #: Those of the best that are the cheapest for requests of any size; empty where that depends.
+        self.cheapest = _cheapest(self.best)
+        #: Who serves which conversations, as far as it was asked; of the best.
+        self.winners: dict[int, Candidate] = {}
+
+
+def _cheapest(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    costs = [(each.input_cost, each.output_cost, each.request_cost) for each in candidates]
+    least = tuple(map(min, zip(*costs, strict=True)))
+    return tuple(each for each, cost in zip(candidates, costs, strict=True) if cost == least)
 
 
 def lowest(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
