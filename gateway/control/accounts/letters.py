@@ -7,8 +7,7 @@ from urllib.parse import quote
 
 from gateway.control.mail import Letter
 
-HERE: Final = "http://127.0.0.1"
-_NOT_YOU: Final = "If this was not you, do nothing: without the link, nothing happens."
+_NOT_YOU: Final = "If this was not you, do nothing: without the token, nothing happens."
 
 
 def verification(to: str, token: str, *, url: str) -> Letter:
@@ -45,4 +44,6 @@ def invitation(to: str, token: str, *, account: str, url: str) -> Letter:
 
 
 def _link(url: str, page: str, token: str) -> str:
-    return f"{(url or HERE).rstrip('/')}/console/{page}#token={quote(token)}\n\nThe token by itself: {token}"
+    if not url:
+        return f"The token: {token}"
+    return f"{url.rstrip('/')}/console/{page}#token={quote(token)}\n\nThe token by itself: {token}"
