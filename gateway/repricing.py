@@ -108,4 +108,4 @@ class Prices:
 
     def _know(self, provider: str, model: str, upstream_model: str) -> Known:
         sizes = self.pricer.sizes(provider, model, upstream_model)
-        return Known(sizes.context_tokens, self.pricer.lacks(provider, upstream_model))
+        return Known(sizes.context_tokens, self.pricer.lacks(provider, upstream_model), sizes.output_tokens_max)

@@ -32,6 +32,7 @@ class Known(NamedTuple):
 
     context_tokens: int | None = None
     lacks: tuple[str, ...] = ()
+    output_tokens_max: int | None = None
 
 
 #: A provider to the models that it says it has.
@@ -203,7 +204,7 @@ class OfferTable:
             tags=at.tags,
             lacks=tuple(dict.fromkeys((*at.lacks, *row.lacks, *known.lacks))),
             context_tokens=known.context_tokens,
-            output_tokens_max=row.max_output_tokens,
+            output_tokens_max=known.output_tokens_max or row.max_output_tokens,
             timeouts=_laid_over(at.timeouts or self._timeouts, row.timeouts),
         )
 

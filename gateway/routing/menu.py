@@ -112,6 +112,7 @@ class Menu:
         "groups",
         "hedge",
         "lacks",
+        "longest_tokens",
         "offers",
         "own",
         "policy",
@@ -154,6 +155,9 @@ class Menu:
         # By identity: a price can't be hashed.
         offers = {id(candidate.offer): candidate.offer for group in groups for candidate in group.candidates}
         self.offers = tuple(offers.values())
+        limits = [offer.output_tokens_max for offer in self.offers if offer.output_tokens_max is not None]
+        #: The longest answer that any of them gives; None where that is not known of all.
+        self.longest_tokens = max(limits) if len(limits) == len(self.offers) else None
         first = own.candidates[0]
         #: The only candidate with its only key, where there is nothing to choose at all.
         self.alone = first if len(self.offers) == 1 and len(first.health.provider.keys) == 1 else None

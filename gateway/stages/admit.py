@@ -71,6 +71,10 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     if x.pin is not None:
         x.menu = pin(x.menu, x.pin[0])
     x.offers = x.menu.offers
+    longest = x.menu.longest_tokens
+    if longest is not None and x.units is None:
+        # Nobody pays in advance for what no answer can have.
+        x.output_tokens = min(x.output_tokens, call.peek.n * longest)
     await call_next(x)
 
 

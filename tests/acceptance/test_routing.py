@@ -595,3 +595,11 @@ async def test_a_failure_everywhere_costs_nothing(site):
     assert answered.status == 500
     (record,) = await site.gateway.records(1)
     assert (record.cost_nanos, record.usage_source) == (0, "none")
+
+
+@pytest.mark.parametrize(("body", "tokens"), [(ASK, 10), (ASK.replace(b"{", b'{"max_tokens":5,', 1), 5)])
+async def test_no_more_is_held_than_the_longest_answer_can_cost(site, body, tokens):
+    row = Model(input_usd_per_mtok=0.0, output_usd_per_mtok=10.0, max_output_tokens=10)
+    await site.open({"only": same(answer(CHAT))}, models={"gpt-x": row})
+    assert (await site.ask(body)).status == 200
+    assert f"gateway_credit_held_nanodollars_total {tokens * 10_000}" in await site.gateway.metrics()

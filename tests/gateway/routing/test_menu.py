@@ -290,3 +290,10 @@ def test_the_row_for_all_models_holds_for_those_without_one():
 
     assert found(offers, "other")[0].lacks == ("vision",)
     assert found(offers, "own")[0].lacks == ()
+
+
+def test_the_longest_answer_is_known_where_it_is_known_of_all():
+    known = {"m": (offer("a", output_tokens_max=100), offer("b", output_tokens_max=200))}
+    assert menus(known).find("m", CHAT).longest_tokens == 200
+    half = {"m": (offer("a", output_tokens_max=100), offer("b"))}
+    assert menus(half).find("m", CHAT).longest_tokens is None
