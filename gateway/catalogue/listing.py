@@ -6,13 +6,14 @@ Rules:
 - A price is taken only where it says what a call costs: OpenRouter's `pricing`, in dollars for one token as decimal
   texts, which others copy; and `pricing` with `input` and `output`, in dollars for a million tokens. A price that
   holds at some hours alone is not taken.
-- Zero is believed of names that end in `:free` alone: elsewhere it is what a list says of models that are not sold by
-  the token.
+- Zero is believed of names that end in `:free`, and of the answers of models that write none (embeddings): elsewhere
+  it is what a list says of what is not sold by the token, and would be given away.
 - What a model lacks is what the list denies it. What it is silent about is taken to work.
 
 What is plausible is decided in `plausible.py`. Sources: the providers' references of "List models".
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -28,6 +29,8 @@ WORDS_MAX: Final = 64
 TOKENS_MAX: Final = 1_000_000_000
 _MTOK: Final = 1_000_000
 _FREE_SUFFIX: Final = ":free"
+#: Models that answer with numbers.
+_SILENT: Final = re.compile(r"embed|rerank|moderation")
 
 #: OpenRouter's prices: its names, ours, and how many of what it is for.
 _PER_UNIT: Final = {
@@ -48,7 +51,9 @@ _PER_MTOK: Final = {
     "cached_input": "input_cached_mtok_nanos",
 }
 #: Parts for which zero means that they cost what their plain kind costs.
-_ZERO_IS_PLAIN: Final = frozenset({"internal_reasoning", "audio", "audio_output"})
+_ZERO_IS_PLAIN: Final = frozenset(
+    {"internal_reasoning", "audio", "audio_output", "input_cache_read", "input_cache_write", "input_cache_write_1h"}
+)
 _CONTEXT: Final = (
     *("context_length", "max_context_length", "context_window", "inputTokenLimit", "max_input_tokens"),
     *("max_model_len", "context_size"),
@@ -134,7 +139,7 @@ def _model(raw: Any) -> ListedModel | None:  # Any: whatever JSON holds
         owner=_text(raw, "owned_by"),
         context_tokens=_tokens((raw, metadata, top), _CONTEXT),
         output_tokens_max=_tokens((top, raw, metadata), _OUTPUT),
-        price=_price(model_id, _table(raw, "pricing")),
+        price=_price(model_id, _table(raw, "pricing"), _words(architecture, "output_modalities")),
         inputs=inputs,
         outputs=_words(architecture, "output_modalities") or _words(raw, "output_modalities"),
         parameters=parameters,
@@ -159,7 +164,7 @@ def _lacks(raw: Mapping[str, Any], inputs: tuple[str, ...], parameters: tuple[st
     yield from (lack for lack, said in denied.items() if False in said)
 
 
-def _price(model_id: str, pricing: Mapping[str, Any]) -> Price | None:
+def _price(model_id: str, pricing: Mapping[str, Any], outputs: tuple[str, ...]) -> Price | None:
     """The price that a list gives; None where it gives none, or one that would not say what a call costs."""
     try:
         if isinstance(pricing.get("prompt"), str):
@@ -174,9 +179,13 @@ def _price(model_id: str, pricing: Mapping[str, Any]) -> Price | None:
             return None
     except (ValueError, InvalidOperation):
         return None
-    if price is None or (not _costs(price) and not model_id.endswith(_FREE_SUFFIX)):
-        return None
-    return price
+    if price is None or model_id.endswith(_FREE_SUFFIX):
+        return price
+    silent = "text" not in outputs if outputs else _SILENT.search(model_id.lower()) is not None
+    if price.input_mtok_nanos and (price.output_mtok_nanos or silent):
+        return price
+    # Paid for by the request alone.
+    return price if price.request_nanos and not (price.input_mtok_nanos or price.output_mtok_nanos) else None
 
 
 def _per_unit(pricing: Mapping[str, Any]) -> dict[str, Nanos]:
@@ -220,10 +229,6 @@ def _nanos(value: Any, units: int) -> Nanos:
     if not usd.is_finite() or not 0 <= usd * units <= 1_000_000:
         raise ValueError("no price")
     return int((usd * units * NANOS_PER_USD).to_integral_value())
-
-
-def _costs(price: Price) -> bool:
-    return any(getattr(price, part) for part in (*(ours for ours, _ in _PER_UNIT.values()), *_PER_MTOK.values()))
 
 
 def _text(table: Mapping[str, Any], key: str, most: int = ID_CHARS_MAX) -> str:

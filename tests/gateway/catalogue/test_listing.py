@@ -128,6 +128,9 @@ def test_together_has_no_envelope_and_prices_for_a_million_tokens():
         {"prompt": "0", "completion": "0"},
         {"input": 0, "output": 0},
         {"input": None, "output": 1},
+        {"prompt": "0", "completion": "0.00001"},
+        {"prompt": "0.00001", "completion": "0"},
+        {"input": 0, "output": 2},
         {"input": True, "output": 1},
         {"prompt": "0.000001", "completion": "0.000002", "overrides": [{"utc_start": "0100", "prompt": "0.1"}]},
         {"prompt": "0.000001", "completion": "0.000002", "overrides": [{"min_prompt_tokens": "many"}]},
@@ -143,6 +146,31 @@ def test_zero_is_believed_of_models_that_say_so_in_their_name():
     ).models
 
     assert model.price == Price()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"id": "text-embedding-x", "pricing": {"prompt": "0.00000002", "completion": "0"}},
+        {
+            "id": "acme/vectors",
+            "architecture": {"output_modalities": ["embeddings"]},
+            "pricing": {"prompt": "0.00000002", "completion": "0"},
+        },
+        {"id": "acme/search", "pricing": {"prompt": "0", "completion": "0", "request": "0.005"}},
+    ],
+)
+def test_not_everything_is_paid_for_by_what_it_writes(model):
+    [found] = read_page(msgspec.json.encode({"data": [model]})).models
+
+    assert found.price is not None
+
+
+def test_what_was_kept_is_not_given_away():
+    price = one(pricing={"prompt": "0.000001", "completion": "0.000002", "input_cache_read": "0"}).price
+
+    assert price is not None
+    assert price.input_cached_mtok_nanos is None
 
 
 def test_larger_prompts_may_cost_more():
