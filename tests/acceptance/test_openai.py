@@ -391,3 +391,19 @@ async def test_a_client_that_gives_up_is_three_requests(stage):
     never.set()
     await asyncio.wait_for(upstream.all_closed(), 10)
     assert [record.error_type for record in await gateway.records(3)] == ["caller_gone"] * 3
+
+
+async def test_what_a_providers_row_drops_is_told(stage, server):
+    """Mistral refuses `user` and `store`; who sends neither is told nothing. No name writes a header of its own."""
+    upstream = await stage.upstream(same(answer(CHAT)))
+    provider = stage.provider(upstream, adapter="compatible", extra={"row": "mistral"})
+    gateway, _ = await stage.gateway(same(answer(CHAT)), providers={"local": provider}, server=server)
+    create = gateway.openai().chat.completions.with_raw_response.create
+
+    told = await create(model="gpt-x", messages=MESSAGES, user="u", store=True, seed=1)
+    silent = await create(model="gpt-x", messages=MESSAGES, seed=1)
+
+    assert set(told.headers["x-gateway-dropped"].split(", ")) == {"user", "store"}
+    assert "x-gateway-dropped" not in silent.headers
+    sent = [msgspec.json.decode(request.body) for request in upstream.requests]
+    assert [set(body) for body in sent] == [{"model", "messages", "random_seed"}] * 2
