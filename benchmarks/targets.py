@@ -176,7 +176,7 @@ class Gateway:
     def launch(self) -> float:
         """Start and return after how many seconds it was ready. Raises NotReady."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(_GATEWAY_TOML.format(**vars(self.providers)))
+        self._config.write_text(self.render_config())
         self._process = Process(
             [
                 *(sys.executable, "-m", "gateway", "serve", "--config", str(self._config)),
@@ -191,6 +191,10 @@ class Gateway:
     def stop(self) -> None:
         if self._process:
             self._process.stop()
+
+    def render_config(self) -> str:
+        """The configuration file."""
+        return _GATEWAY_TOML.format(**vars(self.providers))
 
     @property
     def _config(self) -> Path:
