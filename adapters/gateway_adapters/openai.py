@@ -93,6 +93,7 @@ class OpenAI:
         self._drop_with_stream_options = (*row.drop, "stream_options")
         self._rename = row.rename
         self._trust_cost = row.trust_cost
+        self._reasoning_in_total = row.reasoning_in_total
 
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
         body: bytes | AsyncIterable[bytes] = call.body
@@ -141,12 +142,21 @@ class OpenAI:
             return self._stream_tap(call)
         if kind == b"application/json" or kind.endswith(b"+json"):
             if call.peek.stream and call.dialect in unstreamed.DIALECTS:
-                return UnstreamedTap(call, events=self._stream_tap(call), trust_cost=self._trust_cost)
-            return JSON_TAPS.get(call.dialect, JSONTap)(call.dialect, trust_cost=self._trust_cost)
+                return UnstreamedTap(call, events=self._stream_tap(call), whole=self._whole_tap(call))
+            return self._whole_tap(call)
         return PassTap()
 
     def _stream_tap(self, call: Call) -> SSETap:
-        return SSETap(call.dialect, strip_usage=self._asks_for_usage(call), trust_cost=self._trust_cost)
+        return SSETap(
+            call.dialect,
+            strip_usage=self._asks_for_usage(call),
+            trust_cost=self._trust_cost,
+            reasoning_in_total=self._reasoning_in_total,
+        )
+
+    def _whole_tap(self, call: Call) -> JSONTap:
+        tap = JSON_TAPS.get(call.dialect, JSONTap)
+        return tap(call.dialect, trust_cost=self._trust_cost, reasoning_in_total=self._reasoning_in_total)
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:
         return failures.classify(head, body, secret=self._secret)

@@ -47,6 +47,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rename: dict[str, str] = {}
     model_prefix: str = ""
     trust_cost: bool = False
+    reasoning_in_total: bool = False
 
 
 @cache

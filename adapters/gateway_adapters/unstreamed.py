@@ -37,11 +37,11 @@ class UnstreamedTap:
     failure = None
     __slots__ = ("_events", "_inner", "_parts", "_size", "_usage_wanted", "_whole")
 
-    def __init__(self, call: Call, *, events: SSETap, trust_cost: bool) -> None:
-        """`events` watches the answer should it be a stream after all."""
+    def __init__(self, call: Call, *, events: SSETap, whole: JSONTap) -> None:
+        """`whole` watches the answer, or `events` should it be a stream after all."""
         self._whole = False
         self._events: SSETap | None = events
-        self._inner: JSONTap | SSETap = JSONTap(call.dialect, trust_cost=trust_cost)
+        self._inner: JSONTap | SSETap = whole
         self._usage_wanted = bool(call.peek.include_usage)
         self._parts: list[bytes] = []
         self._size = 0

@@ -48,8 +48,8 @@ class PicturesTap(JSONTap):
 
     __slots__ = ("_edge", "_embedded", "_linked")
 
-    def __init__(self, dialect: Dialect, *, trust_cost: bool = False) -> None:
-        super().__init__(dialect, trust_cost=trust_cost)
+    def __init__(self, dialect: Dialect, *, trust_cost: bool = False, reasoning_in_total: bool = False) -> None:
+        super().__init__(dialect, trust_cost=trust_cost, reasoning_in_total=reasoning_in_total)
         self._embedded = self._linked = 0
         #: The end of what was looked at: a name may have begun in it.
         self._edge = b""

@@ -132,6 +132,7 @@ class JSONTap:
         "_dialect",
         "_kept",
         "_parts",
+        "_reasoning_in_total",
         "_size",
         "_tail",
         "_trust_cost",
@@ -141,13 +142,14 @@ class JSONTap:
         "repairs",
     )
 
-    def __init__(self, dialect: Dialect, *, trust_cost: bool = False) -> None:
+    def __init__(self, dialect: Dialect, *, trust_cost: bool = False, reasoning_in_total: bool = False) -> None:
         self.complete = False
         self.errored = False
         self.mid_event = False
         self.repairs = 0
         self._dialect = dialect
         self._trust_cost = trust_cost
+        self._reasoning_in_total = reasoning_in_total
         self._parts: list[bytes] = []
         self._size = self._kept = 0
         #: True once the start was let go.
@@ -177,13 +179,18 @@ class JSONTap:
             if raw is None:
                 return None
             tier = find_service_tier(text)
-            return parse_usage(raw, trust_cost=self._trust_cost, service_tier=tier)
+            return parse_usage(
+                raw,
+                trust_cost=self._trust_cost,
+                reasoning_in_total=self._reasoning_in_total,
+                service_tier=tier,
+            )
         try:
             answer = _decode(text)
         except _UNREADABLE:
             return self._misnamed(text)
         self.errored = _truthy(answer.error)
-        return _usage_of(answer, trust_cost=self._trust_cost)
+        return _usage_of(answer, trust_cost=self._trust_cost, reasoning_in_total=self._reasoning_in_total)
 
     def delivered(self) -> Usage:
         source: UsageSource = "estimated" if self.complete else "partial"
@@ -208,7 +215,7 @@ class JSONTap:
         """The usage of an event stream that a provider labelled as JSON."""
         if not text.lstrip().startswith((b"data:", b"event:", b":")):
             return None
-        events = SSETap(self._dialect, trust_cost=self._trust_cost)
+        events = SSETap(self._dialect, trust_cost=self._trust_cost, reasoning_in_total=self._reasoning_in_total)
         events.feed(text)
         events.end()
         self.errored = events.errored
@@ -245,6 +252,7 @@ class SSETap:
         "_long_tail",
         "_mark",
         "_passing",
+        "_reasoning_in_total",
         "_repair",
         "_report",
         "_resting",
@@ -258,7 +266,13 @@ class SSETap:
     )
 
     def __init__(
-        self, dialect: Dialect, *, strip_usage: bool = False, repair: bool = True, trust_cost: bool = False
+        self,
+        dialect: Dialect,
+        *,
+        strip_usage: bool = False,
+        repair: bool = True,
+        trust_cost: bool = False,
+        reasoning_in_total: bool = False,
     ) -> None:
         #: Data events relayed so far, `[DONE]` among them; comments are none.
         self.events = 0
@@ -269,6 +283,7 @@ class SSETap:
         self._strip_usage = strip_usage
         self._repair = repair
         self._trust_cost = trust_cost
+        self._reasoning_in_total = reasoning_in_total
         # In every report of tokens, and in no text: there the quote would have a backslash before it.
         self._mark = b'"usage"' if dialect in _LOOSE else b'_tokens"'
         # True between two events, with nothing held.
@@ -480,7 +495,7 @@ class SSETap:
         if self._dialect is Dialect.ANTHROPIC_MESSAGES:
             self._merge(answer)
             return False
-        usage = _usage_of(answer, trust_cost=self._trust_cost)
+        usage = _usage_of(answer, trust_cost=self._trust_cost, reasoning_in_total=self._reasoning_in_total)
         if usage is None:
             return False
         self._usage = usage
@@ -537,7 +552,12 @@ class SSETap:
         self._failed = self._failed or _FAILED.search(head) is not None
         raw = find_usage(text, depths=(1, 2))
         if raw is not None:
-            usage = parse_usage(raw, trust_cost=self._trust_cost, service_tier=find_service_tier(text))
+            usage = parse_usage(
+                raw,
+                trust_cost=self._trust_cost,
+                reasoning_in_total=self._reasoning_in_total,
+                service_tier=find_service_tier(text),
+            )
             self._usage = usage or self._usage
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -611,14 +631,16 @@ def _named_events(data: bytes) -> int:
     return 0
 
 
-def _usage_of(answer: _Answer, *, trust_cost: bool) -> Usage | None:
+def _usage_of(answer: _Answer, *, trust_cost: bool, reasoning_in_total: bool) -> Usage | None:
     """The usage in a chunk or body: at its top, inside `response`, or where Groq puts it."""
     tier = None if answer.service_tier is _EMPTY else _text(answer.service_tier)
     usage = None
     if answer.usage is not _EMPTY:
-        usage = parse_usage(answer.usage, trust_cost=trust_cost, service_tier=tier)
+        usage = parse_usage(
+            answer.usage, trust_cost=trust_cost, reasoning_in_total=reasoning_in_total, service_tier=tier
+        )
     if usage is None and bytes(answer.response).startswith(b"{"):
-        return _usage_of(_decode(answer.response), trust_cost=trust_cost)
+        return _usage_of(_decode(answer.response), trust_cost=trust_cost, reasoning_in_total=reasoning_in_total)
     if usage is None and answer.x_groq is not _EMPTY:
         usage = parse_usage(_member(answer.x_groq, "usage"), trust_cost=trust_cost, service_tier=tier)
     if usage is not None and answer.tool_usage is not _EMPTY and (searches := count_searches(answer.tool_usage)):

@@ -119,7 +119,11 @@ _decode = msgspec.json.Decoder(dict[str, object], float_hook=Decimal).decode
 
 
 def parse_usage(
-    raw: bytes | msgspec.Raw, *, trust_cost: bool = False, service_tier: str | None = None
+    raw: bytes | msgspec.Raw,
+    *,
+    trust_cost: bool = False,
+    reasoning_in_total: bool = False,
+    service_tier: str | None = None,
 ) -> Usage | None:
     """Read one `usage` object; None where it is not an object or counts nothing. See `normalise`."""
     if not trust_cost:
@@ -130,7 +134,9 @@ def parse_usage(
         if usage is not None:
             return usage
     report = read_report(raw)
-    return None if report is None else normalise(report, trust_cost=trust_cost, service_tier=service_tier)
+    if report is None:
+        return None
+    return normalise(report, trust_cost=trust_cost, reasoning_in_total=reasoning_in_total, service_tier=service_tier)
 
 
 def _read_plain(plain: _Plain, service_tier: str | None) -> Usage | None:
@@ -179,11 +185,16 @@ def read_report(raw: bytes | msgspec.Raw) -> dict[str, object] | None:
 
 
 def normalise(
-    report: Mapping[str, object], *, trust_cost: bool = False, service_tier: str | None = None
+    report: Mapping[str, object],
+    *,
+    trust_cost: bool = False,
+    reasoning_in_total: bool = False,
+    service_tier: str | None = None,
 ) -> Usage | None:
     """A provider's report in our shape; None where it counts nothing.
 
-    `trust_cost` takes what the provider says it charged. `service_tier` is what the answer says it was served as.
+    `trust_cost` takes what the provider says it charged. `reasoning_in_total` takes what the total has above the
+    parts for reasoning that is named nowhere else. `service_tier` is what the answer says it was served as.
     """
     inputs = _first(report, "prompt_tokens", "input_tokens")
     outputs = _first(report, "completion_tokens", "output_tokens")
@@ -213,6 +224,9 @@ def normalise(
     if reasoning and total == input_tokens + output_tokens + reasoning:
         # xAI, and Gemini behind its OpenAI paths, leave reasoning out of the completion; their total gives it away.
         output_tokens += reasoning
+    if reasoning_in_total and total is not None and (unnamed := total - input_tokens - output_tokens) > 0:
+        output_tokens += unnamed
+        reasoning = max(reasoning, unnamed)
 
     inside = _Carver(input_tokens)
     outside = _Carver(output_tokens)

@@ -266,6 +266,35 @@ def test_the_answers_own_type_says_how_it_is_watched(content_type: bytes | None,
     assert type(made).__name__ == tap
 
 
+@pytest.mark.parametrize(("row", "output_tokens"), [("gemini-openai", 125), ("groq", 5)])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_gemini_s_thoughts_are_in_its_total_and_are_charged(row: str, output_tokens: int, *, streamed: bool) -> None:
+    adapter = compatible(row)
+    body = b'{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":135}}'
+    asked = b'{"model":"m","stream":true}'
+    sent = b"data: " + body + b"\n\ndata: [DONE]\n\n" if streamed else body
+    call = Call(
+        id="1",
+        dialect=Dialect.OPENAI_CHAT,
+        method="POST",
+        path=b"/chat/completions",
+        query=b"",
+        headers=JSON,
+        body=asked,
+        peek=peek(asked),
+        model="m",
+    )
+    # A stream that was asked for may come as one, or whole.
+    kind = b"text/event-stream" if streamed else b"application/json"
+    tap = adapter.tap(call, ResponseHead(status=200, headers=[(b"content-type", kind)]))
+    tap.feed(sent)
+    tap.end()
+
+    usage = tap.usage()
+    assert usage is not None
+    assert (usage.input_tokens, usage.output_tokens) == (10, output_tokens)
+
+
 def test_the_examples_in_config_are_tables_that_load() -> None:
     path = Path(__file__).parents[2] / "config" / "providers.toml"
     keys = ("GROQ_KEY_OF_TEAM_A", "GROQ_KEY_OF_TEAM_B", "AZURE_OPENAI_API_KEY", "ACME_KEY", "GOOGLE_SERVICE_ACCOUNT")

@@ -138,6 +138,20 @@ def test_case_101_reasoning_left_out_of_the_completion_is_added_once():
     assert parsed(xai) == parsed(openai) == Usage(input_tokens=10, output_tokens=25, output_reasoning_tokens=20)
 
 
+def test_what_a_total_has_above_its_parts_is_reasoning_where_a_row_says_so():
+    gemini = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 135}
+    expected = Usage(input_tokens=10, output_tokens=125, output_reasoning_tokens=120)
+
+    assert parsed(gemini, reasoning_in_total=True) == expected
+    assert parsed(gemini) == Usage(input_tokens=10, output_tokens=5)
+    # Named after all: not twice.
+    named = gemini | {"completion_tokens_details": {"reasoning_tokens": 120}}
+    assert parsed(named, reasoning_in_total=True) == expected
+    for total in (15, 3, None):
+        plain = gemini | {"total_tokens": total}
+        assert parsed(plain, reasoning_in_total=True) == Usage(input_tokens=10, output_tokens=5)
+
+
 def test_parts_never_exceed_their_total():
     usage = parsed(
         {
