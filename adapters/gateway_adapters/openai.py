@@ -92,6 +92,9 @@ class OpenAI:
         self._drop = row.drop
         self._drop_with_stream_options = (*row.drop, "stream_options")
         self._rename = row.rename
+        # Also where one stands in a text as if it were a member's name; what it is then is found out with care.
+        names = (re.escape(name.encode()) for name in (*self._drop_with_stream_options, *row.rename))
+        self._named = re.compile(rb'"(?:%b)"[ \t\r\n]*:' % b"|".join(names))
         self._trust_cost = row.trust_cost
         self._reasoning_in_total = row.reasoning_in_total
 
@@ -115,8 +118,9 @@ class OpenAI:
             asks = offer.ask_usage and self._asks_for_usage(call)
             drop = self._drop_with_stream_options if dialect in self._refuses else self._drop
             # To look at each member is dear, and names that stand nowhere need it not.
-            rename = self._rename if self._rename and _may_name(call.body, self._rename) else _NO_NAMES
-            drop = drop if drop and _may_name(call.body, drop) else ()
+            named = bool(drop or self._rename) and self._may_name(call.body)
+            rename = self._rename if named else _NO_NAMES
+            drop = drop if named else ()
             if drop:
                 dropped = members_among(call.body, drop)
             if asks or drop or rename or model != call.peek.model:
@@ -169,6 +173,10 @@ class OpenAI:
             method=b"GET", origin=self._origin, target=self._path + b"/models", headers=headers, body=b""
         )
 
+    def _may_name(self, body: bytes) -> bool:
+        """Whether a body has a member that this provider wants otherwise; an escape could spell it too."""
+        return self._named.search(body) is not None or b"\\u" in body
+
     def _asks_for_usage(self, call: Call) -> bool:
         """Whether the usage is asked for on the gateway's behalf, so that the caller must not see the answer."""
         return call.peek.stream and not call.peek.include_usage and call.dialect in self._asks
@@ -194,11 +202,6 @@ def _own_headers(row: Row, secret: str) -> list[tuple[bytes, bytes]]:
             raise ConfigError("is not printable ASCII on one line", param="api_key")
         fields[row.auth_header.lower()] = value
     return [(name.encode("ascii"), value.encode("ascii")) for name, value in fields.items()]
-
-
-def _may_name(body: bytes, names: Iterable[str]) -> bool:
-    """Whether one of `names` stands anywhere in a body; an escape could spell it too."""
-    return b"\\u" in body or any(name.encode("ascii") in body for name in names)
 
 
 def _is_form(headers: Headers) -> bool:
