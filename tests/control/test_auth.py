@@ -30,7 +30,7 @@ class Post:
     def token(self, to: str) -> str:
         """What the last letter to somebody proves."""
         last = [letter for letter in self.letters if letter["To"] == to][-1]
-        return re.search(r"by itself: (\S+)", last.get_content())[1]
+        return re.search(r"[Tt]oken[^:\n]*: (\S+)", last.get_content())[1]
 
 
 class Office(Desk):
