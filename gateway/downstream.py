@@ -8,7 +8,7 @@ for one caller stays below `HIGH_WATER_BYTES` and one read of the upstream socke
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 from gateway.errors import CallerGone
 from gateway.exchange import Headers, Message, Receive, Scope, Send
@@ -222,10 +222,11 @@ def open_downstream(
     Raises:
         CallerGone: the caller has left already.
     """
-    direct = scope.get("extensions", {}).get(DIRECT)
+    # The extension's name vouches for its shape.
+    direct: _Direct | None = scope.get("extensions", {}).get(DIRECT)
     if direct is None:
         return SendDownstream(receive, send, on_gone=on_gone, tasks=tasks)
-    downstream = DirectDownstream(cast("_Direct", direct), on_gone)  # the extension's name vouches for its shape
+    downstream = DirectDownstream(direct, on_gone)
     if downstream.is_gone:
         raise CallerGone
     return downstream

@@ -593,6 +593,8 @@ class DirectProtocol(HttpToolsProtocol):
                 await self._break_off(cycle)
         finally:
             cycle.on_response = _nothing
+            # It holds the cycle, which holds it: a request must not wait for the collector of cycles.
+            cycle.scope.pop("extensions", None)
             if cycle.task is not None:
                 self.tasks.discard(cycle.task)
                 cycle.task = None

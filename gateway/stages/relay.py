@@ -145,7 +145,7 @@ def _begin(
         headers.append((b"content-type", x.tap.content_type))
     if x.dropped and (dropped := name_list(x.dropped)):
         headers.append((b"x-gateway-dropped", dropped))
-    names = {name for name, _ in headers}
+    names = dict(headers)
     chunked = False
     if b"content-length" not in names and head.status not in _BODILESS:
         if length is None:
