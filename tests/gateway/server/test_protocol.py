@@ -3,7 +3,9 @@ requests are understood.
 """
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -120,6 +122,25 @@ async def test_a_charge_is_on_its_way_before_the_last_bytes(log, chunked):
     assert b"SETTLE" in log[1][1]
     assert b"ole" in log[2][1]
     redis.give_up("the test is over")
+
+
+async def test_a_request_leaves_nothing_to_the_collector_of_cycles(log):
+    cycles: list[weakref.ref[DirectCycle]] = []
+
+    def respond(cycle: DirectCycle, path: str) -> None:
+        cycles.append(weakref.ref(cycle))
+        finish(cycle, b"")
+
+    gc.disable()
+    try:
+        caller = Caller(log, respond)
+        for _ in range(3):
+            caller.ask(b"")
+            await turns()
+        # The connection keeps the newest.
+        assert [cycle() is None for cycle in cycles] == [True, True, False]
+    finally:
+        gc.enable()
 
 
 async def test_pipelined_requests_are_answered_in_order(log):
