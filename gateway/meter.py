@@ -11,18 +11,23 @@ Rules:
 - A key that is revoked, or narrowed, meanwhile ends the conversation with the next hold.
 """
 
+import logging
 from typing import Final
+
+import msgspec
 
 from gateway.deps import Deps
 from gateway.errors import UnknownModel, Unpriced
 from gateway.exchange import Exchange, Offer
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.holds import Hold
-from gateway.kernel.money import Nanos, Price, cost_nanos, hold_nanos
+from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos, hold_nanos
 from gateway.kernel.record import Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted
 from gateway.wire.realtime import Event
-from gateway.wire.usage import Usage
+from gateway.wire.usage import Usage, is_believable
+
+log = logging.getLogger(__name__)
 
 _LABEL: Final = "/v1/realtime"
 
@@ -140,6 +145,9 @@ class Meter:
             self._text_tokens = self._audio_tokens = 0
             return False
         self._hold = None
+        if not is_believable(usage):
+            self._doubt(usage)
+            usage = msgspec.structs.replace(self._partial() or Usage(), source="estimated")
         self._settle(hold, usage, "ok")
         self._input_tokens = usage.input_tokens
         self._text_tokens = self._audio_tokens = 0
@@ -148,7 +156,7 @@ class Meter:
     def _settle(self, hold: Hold, usage: Usage, outcome: Outcome) -> None:
         offer = self._x.offer
         price = None if offer is None or offer.free else offer.price
-        cost = 0 if price is None else cost_nanos(usage, price)
+        cost = 0 if price is None else min(cost_nanos(usage, price), MAX_NANOS)
         self._count_cost(usage, cost)
         record = self._record(hold, usage, cost, price, outcome)
         self._deps.holds.settle(hold, record, tokens=usage.input_tokens + usage.output_tokens)
@@ -157,15 +165,27 @@ class Meter:
         """What was written down, without a hold: it was said already."""
         offer = self._x.offer
         assert offer is not None
+        if not is_believable(usage):
+            # What was heard is in the next answer's input; how long it was is not known here.
+            self._doubt(usage)
+            return
         own = self._deps.offers.served(offer.provider, self._transcriber) if self._transcriber else None
         if own is not None and (own.free or own.price is not None):
             offer = own
         price = None if offer.free else offer.price
-        cost = 0 if price is None else cost_nanos(usage, price)
+        cost = 0 if price is None else min(cost_nanos(usage, price), MAX_NANOS)
         hold = Hold(self._deps.new_id(), self._deps.holds.scopes(self._principal), 0)
         self._count_cost(usage, cost)
         record = self._record(hold, usage, cost, price, "ok", offer=offer)
         self._deps.holds.settle(hold, record, tokens=usage.input_tokens + usage.output_tokens)
+
+    def _doubt(self, usage: Usage) -> None:
+        """Tell of a report that can't be true: what passed is charged instead."""
+        provider = "" if self._x.offer is None else self._x.offer.provider
+        self._deps.telemetry.count_disbelief(provider)
+        log.warning(
+            "%s reports the impossible of conversation %s, it is not charged: %s", provider, self._x.id, usage
+        )
 
     def _follow(self, event: Event) -> None:
         """A session says which model it has."""
@@ -199,7 +219,7 @@ class Meter:
         if usage is None or hold is None:
             return None
         price = None if offer is None or offer.free else offer.price
-        cost = 0 if price is None else cost_nanos(usage, price)
+        cost = 0 if price is None else min(cost_nanos(usage, price), MAX_NANOS)
         return cost, usage.input_tokens + usage.output_tokens, self._record(hold, usage, cost, price, "orphaned")
 
     def _count_cost(self, usage: Usage, cost: Nanos) -> None:

@@ -187,6 +187,10 @@ class Telemetry:
         """Count a request whose answer was in memory, or was not and may be now."""
         self._cache.add((outcome,))
 
+    def count_disbelief(self, provider: str) -> None:
+        """Count a report of usage that nobody could believe."""
+        self._disbelieved.add((provider if provider in self._providers else OTHER,))
+
     def count_refusal(self, scope: str, limit: str) -> None:
         """Count a request that did not get past a limit: which one (requests, tokens, concurrency, budget, credit)
         and whose (account, key, model).
@@ -296,6 +300,11 @@ class Telemetry:
         self.access_lines_dropped = registry.counter(
             "gateway_access_lines_dropped_total", "Access log lines dropped because their reader was too slow."
         ).cell()
+        self._disbelieved = registry.counter(
+            "gateway_usage_disbelieved_total",
+            "Reports of usage beyond anything possible; an estimate is charged instead.",
+            ("provider",),
+        )
         sources = registry.counter("gateway_usage_source_total", "Where the figures billed came from.", ("source",))
         self._usage_sources: dict[UsageKind, Cell] = {
             source: sources.cell(source) for source in ("reported", "estimated", "partial", "none")

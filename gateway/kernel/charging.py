@@ -26,7 +26,7 @@ from gateway.kernel.offers import OfferTable
 from gateway.kernel.record import UsageRecord, encode_record
 from gateway.kernel.verbs import Ended, Renewal, Scopes, Verbs
 from gateway.wire.objects import BatchOutput
-from gateway.wire.usage import Usage
+from gateway.wire.usage import Usage, is_believable
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 LEASE_MS: Final = 26 * 3600 * 1000
 #: The service tier that batches are priced as.
 BATCH: Final = "batch"
+#: As many of the largest requests are believed to be in a batch.
+_BATCH_REQUESTS: Final = 100
 
 _ROUTES: Final = {"batch": "/v1/batches", "response": "/v1/responses"}
 _DIALECTS: Final = {"batch": "openai.other", "response": "openai.responses"}
@@ -100,8 +102,17 @@ class Charging:
                 # Its price is gone from the configuration: what was held is what was agreed to.
                 log.error("%s %s has no price any more: charging what was held", due.kind, due.id)
                 cost = due.hold_nanos
+            elif not is_believable(usage, requests=_BATCH_REQUESTS if due.kind == "batch" else 1):
+                log.warning(
+                    "%s reports the impossible of %s %s, what was held is charged: %s",
+                    due.provider,
+                    due.kind,
+                    due.id,
+                    usage,
+                )
+                cost, usage = due.hold_nanos, Usage(source="estimated")
             else:
-                cost = self._cost(usage, offer, batch=due.kind == "batch")
+                cost = min(self._cost(usage, offer, batch=due.kind == "batch"), MAX_NANOS)
         record = self._record(due, usage, cost, None if offer is None else offer.price)
         if usage is None:
             await self._ledger.void(due.charge_id, scopes, record=encode_record(record))

@@ -5,10 +5,12 @@ Rules:
 - Admission is all or nothing, and the last thing that refuses: after the call the gateway only accounts.
 - What was delivered is charged, by the provider's report, or by an estimate where none came. Where nothing was
   delivered, or the provider refused, nothing is charged.
+- A report beyond anything possible is not believed, and counts as none. No cost is above what the ledger can count.
 - An answer that arrived whole is settled before its last bytes are written (`x.on_whole`), any other one when the
   request ends, however it ends. Both happen at most once.
 """
 
+import logging
 import math
 
 import msgspec
@@ -24,7 +26,9 @@ from gateway.kernel.record import Attempt, Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates, UsedUp
 from gateway.wire.ratelimit import format_duration
 from gateway.wire.units import complete, estimate, units_of
-from gateway.wire.usage import Usage
+from gateway.wire.usage import Usage, is_believable
+
+log = logging.getLogger(__name__)
 
 
 async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
@@ -87,13 +91,15 @@ def _refuser(refused: Limited | Busy | OverBudget | UsedUp | NoCredit | NotLoade
 class _Settlement:
     """The end of one hold."""
 
-    __slots__ = ("_cost_nanos", "_deps", "_x", "hold")
+    __slots__ = ("_cost_nanos", "_deps", "_disbelieved", "_x", "hold")
 
     def __init__(self, x: Exchange, deps: Deps, hold: Hold) -> None:
         self.hold = hold
         self._x = x
         self._deps = deps
         self._cost_nanos: Nanos | None = None
+        #: What the provider reported, where nobody could believe it.
+        self._disbelieved: Usage | None = None
 
     def settle(self) -> Nanos:
         """Charge for what was delivered so far, or void the hold if nothing was; once. The cost."""
@@ -140,6 +146,8 @@ class _Settlement:
             telemetry.credit_voided[0] += self.hold.amount_nanos
             holds.void(self.hold, self._record(Usage(), 0, _outcome(self._x), attempt))
             return 0
+        if self._disbelieved is not None:
+            self._tell(self._disbelieved)
         cost = self._cost(usage)
         telemetry.credit_settled[0] += cost
         self._x.usage = usage
@@ -147,6 +155,14 @@ class _Settlement:
         record = self._record(usage, cost, _outcome(self._x), attempt)
         holds.settle(self.hold, record, tokens=usage.input_tokens + usage.output_tokens)
         return cost
+
+    def _tell(self, disbelieved: Usage) -> None:
+        x = self._x
+        provider = "" if x.offer is None else x.offer.provider
+        self._deps.telemetry.count_disbelief(provider)
+        log.warning(
+            "%s reports the impossible of request %s, an estimate is charged: %s", provider, x.id, disbelieved
+        )
 
     def _used(self) -> Usage | None:
         """What was used, by report or by estimate; None if nothing was delivered."""
@@ -156,7 +172,9 @@ class _Settlement:
         if x.tap is None:
             return None
         if (reported := x.tap.usage()) is not None:
-            return reported if x.units is None else complete(reported, self._expected(), needs=self._charged())
+            if is_believable(reported):
+                return reported if x.units is None else complete(reported, self._expected(), needs=self._charged())
+            self._disbelieved = reported
         if x.first_byte_s is None or not (x.committed or x.tap.complete):
             return None
         delivered = x.tap.delivered()
@@ -188,7 +206,7 @@ class _Settlement:
             return self._x.fee_nanos
         if offer is None or offer.price is None or offer.free:
             return 0
-        return cost_nanos(usage, offer.price)
+        return min(cost_nanos(usage, offer.price), MAX_NANOS)
 
     def _record(self, usage: Usage, cost: Nanos, outcome: Outcome, attempt: str) -> UsageRecord:
         x, clock = self._x, self._deps.clock

@@ -25,6 +25,14 @@ UsageSource = Literal["reported", "estimated", "partial"]
 #: A count above this is no count but a broken report.
 COUNT_MAX = 10**12
 _COST_USD_MAX = Decimal(1_000_000)
+
+#: What one request is believed to have used: far more than any model takes or gives, and little enough that its cost
+#: can be counted. Only a broken or lying provider reports more.
+REPORT_TOKENS_MAX = 100_000_000
+REPORT_CHARACTERS_MAX = 100_000_000
+REPORT_SECONDS_MAX = 1_000_000
+REPORT_PIECES_MAX = 100_000
+REPORT_COST_NANOS_MAX = 100_000 * 10**9
 _NANOS = Decimal(1_000_000_000)
 # xAI charges in ticks of 1e-10 dollars.
 _TICKS_PER_NANO = Decimal(10)
@@ -245,6 +253,17 @@ def normalise(
         searches=_searches(report),
         provider_cost_nanos=_cost(report) if trust_cost else None,
         service_tier=service_tier,
+    )
+
+
+def is_believable(usage: Usage, *, requests: int = 1) -> bool:
+    """Whether a provider may be taken at its word that so many requests together used this."""
+    return (
+        usage.input_tokens + usage.output_tokens <= REPORT_TOKENS_MAX * requests
+        and usage.characters <= REPORT_CHARACTERS_MAX * requests
+        and usage.seconds <= REPORT_SECONDS_MAX * requests
+        and usage.images + usage.searches <= REPORT_PIECES_MAX * requests
+        and (usage.provider_cost_nanos or 0) <= REPORT_COST_NANOS_MAX * requests
     )
 
 

@@ -170,6 +170,23 @@ async def test_a_stream_is_charged_by_what_it_reports(till, usage, nanos):
     assert await till.taken(gateway) == nanos
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_report_of_the_impossible_is_not_believed_and_the_answer_is_still_charged(till, *, streamed):
+    """At a dear price its cost would be beyond what the ledger can count, and could never be settled."""
+    usage = tokens(10**12, 10**12)
+    last = msgspec.json.encode({**msgspec.json.decode(USAGE), "usage": usage})
+    given = stream(sse(delta("Hello"), delta(finish="stop"), last, DONE)) if streamed else answer(body(usage))
+    gateway = await till.open(play(RECEIVE, given))
+
+    await gateway.ask(ASK_STREAM if streamed else ASK)
+
+    # What was asked and said is a few words, at 1,000 and 10,000 nanos a token.
+    assert 0 < await till.taken(gateway) < 1_000_000
+    (record,) = await gateway.records(1)
+    assert record.usage_source == "estimated"
+    assert 0 < record.input_tokens < 100
+
+
 async def test_usage_that_grows_with_every_chunk_counts_once(till):
     """Case 100: vLLM can be told to report all along."""
     running = [with_usage(f"{number} ", tokens(20, number)) for number in range(1, 10)]

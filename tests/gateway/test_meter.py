@@ -150,6 +150,20 @@ async def test_each_answer_is_held_for_and_charged_by_itself(open_conversation) 
     assert talk.telemetry.credit_held[0] == 2 * HELD_NANOS
 
 
+async def test_a_report_of_the_impossible_is_not_believed(open_conversation) -> None:
+    talk = open_conversation()
+
+    await talk.meter.hold()
+    talk.meter.see(Event(kind="delta", tokens=7))
+    talk.meter.see(Event(kind="done", usage=Usage(input_tokens=10**12, output_tokens=1)))
+    talk.meter.see(Event(kind="transcribed", usage=Usage(input_tokens=10**12)))
+    talk.meter.close()
+
+    (record,) = talk.written
+    assert (record.output_tokens, record.cost_nanos, record.usage_source) == (7, 7 * 2000, "estimated")
+    assert talk.balance == (10**9 - record.cost_nanos, 0)
+
+
 async def test_an_answer_that_reports_nothing_leaves_the_hold_to_the_next(open_conversation) -> None:
     talk = open_conversation()
     await talk.meter.hold()
