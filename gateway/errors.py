@@ -70,6 +70,13 @@ class BadRequest(CallerError):
     """The request is not valid."""
 
 
+class UnmetWish(CallerError):
+    """No provider that may serve this model here matches the request's `provider` wishes."""
+
+    code = "no_matching_provider"
+    should_retry = False
+
+
 class BodyTooLarge(CallerError):
     """The request body is larger than this gateway accepts."""
 

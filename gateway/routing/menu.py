@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.errors import BadRequest, GatewayError, NoOffer, UnknownModel, Unpriced
+from gateway.errors import BadRequest, GatewayError, NoOffer, UnknownModel, UnmetWish, Unpriced
 from gateway.exchange import Offer
 from gateway.routing.health import Health, OfferHealth
 from gateway.routing.preferences import Preferences, Sort
@@ -341,7 +341,7 @@ def narrow(menu: Menu, wishes: Preferences, *, needs: frozenset[str], tokens: in
     `tokens` is the estimated size of prompt and answer.
 
     Raises:
-        NoOffer: a wish leaves nothing.
+        UnmetWish: the wishes leave nothing, now and whenever it is tried again.
         BadRequest: no offer can do what the request needs.
     """
     own = _wanted(menu.own, wishes)
@@ -351,7 +351,7 @@ def narrow(menu: Menu, wishes: Preferences, *, needs: frozenset[str], tokens: in
     policy = _all_wanted(menu.policy if wishes.allow_fallbacks else (), wishes)
     if not own:
         if not spare:
-            raise NoOffer("No provider that may serve this model here matches the request's `provider` wishes.")
+            raise UnmetWish(param="provider")
         own, spare = spare[0].candidates, spare[1:]
     able = _able(own, needs)
     if not able:

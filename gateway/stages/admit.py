@@ -42,7 +42,8 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         BadRequest: the request names no model and there is no default provider; or no provider of the model speaks
             the caller's dialect, or can do what the request needs; or a wish is not what it should be.
         Unpriced: no offer has a price, and none is free.
-        NoOffer: the caller's wishes, or the operator's, leave no provider.
+        UnmetWish: the caller's wishes leave no provider.
+        NoOffer: the operator's requirements leave none.
     """
     call = x.call
     assert call is not None

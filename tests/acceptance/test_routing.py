@@ -357,6 +357,20 @@ async def test_wishes_about_providers_are_obeyed_and_go_no_further(site, wish, s
     assert site.requests(served)[0].body == ask(temperature=1)
 
 
+@pytest.mark.parametrize("wish", ["", "nobody", {"only": ["nobody"]}, {"ignore": ["a", "b", "c"]}])
+async def test_a_wish_that_nobody_meets_is_the_caller_s_to_change(site, wish):
+    await site.open(THREE)
+
+    refused = await site.ask(ask(provider=wish))
+
+    assert (refused.status, refused.error["code"], refused.error["param"]) == (
+        400,
+        "no_matching_provider",
+        "provider",
+    )
+    assert refused.header(b"x-should-retry") == b"false"
+
+
 async def test_a_suffix_is_a_wish_and_no_part_of_the_name(site):
     rows = {name: {"priority": 0, "markup": price} for name, price in (("a", 3.0), ("b", 1.0))}
     models = {"m": Model(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0)}
@@ -414,8 +428,8 @@ async def test_a_caller_who_wants_no_fallback_gets_the_failure(site):
     [
         ({"provider": {"sort": "beauty"}}, 400, "provider.sort"),
         ({"provider": {"order": "a"}}, 400, "provider.order"),
-        ({"provider": {"only": ["nobody"]}}, 503, None),
-        ({"provider": "nobody"}, 503, None),
+        ({"provider": {"only": ["nobody"]}}, 400, "provider"),
+        ({"provider": "nobody"}, 400, "provider"),
         ({"models": "n"}, 400, "models"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.errors import BadRequest, NoOffer, UnknownModel, Unpriced
+from gateway.errors import BadRequest, NoOffer, UnknownModel, UnmetWish, Unpriced
 from gateway.exchange import Offer
 from gateway.kernel.offers import OfferTable
 from gateway.routing.menu import MENUS_MAX, narrow
@@ -147,7 +147,7 @@ def test_a_caller_s_wishes(wishes, left):
     if left:
         assert providers_of(narrowed(menu, wishes)) == left
     else:
-        with pytest.raises(NoOffer):
+        with pytest.raises(UnmetWish):
             narrowed(menu, wishes)
 
 
