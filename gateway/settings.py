@@ -56,6 +56,8 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     upload_bytes_max: Positive = 512 * 1024 * 1024
     upload_timeout_s: Seconds = 3600.0
     keep_alive_s: Seconds = 75.0
+    #: How long a caller may read nothing of an answer that waits for it.
+    write_timeout_s: Seconds = 300.0
     #: Callers' connections to one worker; one more is told so and closed.
     connections_max: Positive = 16384
     #: Proxies whose `x-forwarded-for` is believed, as addresses or networks; whoever else sends one is not.

@@ -16,7 +16,8 @@ Rules:
 - What is no request is refused behind the answers that are under way, never among their bytes: a caller would take
   the refusal for a part of one of them, and a proxy on its way for the answer to somebody else.
 
-Idle keep-alive connections are closed by one sweep a second (`sweep_idle`) instead of a timer for each response.
+Idle keep-alive connections are closed by one sweep a second (`sweep`) instead of a timer for each response, and so
+are those whose caller has stopped to read: a place among the requests is not held by who wants no answer.
 What uvicorn sets up anew for each request although it is the same for all of them stands in classes here, and what
 only a waiting application needs is made when one waits.
 """
@@ -287,6 +288,9 @@ class DirectProtocol(HttpToolsProtocol):
         self._dispatch = getattr(self.app, "dispatch", self.app)
         #: Loop time since when no request is under way; 0 while one is.
         self.idle_since_s = 0.0
+        #: What the kernel had not taken of the answers at the last sweep, and the loop time since when it took none.
+        self._unread_bytes = 0
+        self._unread_since_s = 0.0
         #: The next request is the last one here.
         self._leaving = False
         self._in_head = False
@@ -564,6 +568,20 @@ class DirectProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def abort_unread(self, *, now_s: float, timeout_s: float) -> None:
+        """Cut a connection that has taken none of what was written to it for `timeout_s`. For the sweep.
+
+        To the request it is a caller who is gone: its provider's connection is closed, and what was sent is charged.
+        """
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes == 0 or not self._unread_bytes or unread_bytes < self._unread_bytes:
+            self._unread_since_s = now_s
+        elif now_s - self._unread_since_s > timeout_s:
+            log.info("%s has read nothing for %.0f s: its connection is cut", self.client, timeout_s)
+            self.transport.abort()
+        # More may have been written meanwhile: that is no sign of life.
+        self._unread_bytes = unread_bytes
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if (cycle := self._answering) is not None and cycle.listener is not None:
@@ -619,10 +637,13 @@ def _nothing() -> None:
     return
 
 
-def sweep_idle(state: ServerState, *, now_s: float, keep_alive_s: float) -> None:
-    """Close the connections on which no request has been under way for `keep_alive_s`. Call it once a second."""
+def sweep(state: ServerState, *, now_s: float, keep_alive_s: float, write_timeout_s: float) -> None:
+    """Close the connections on which no request has been under way for `keep_alive_s`, and cut those whose caller has
+    read nothing of what waits for it for `write_timeout_s`. Call it once a second.
+    """
     for connection in list(state.connections):
         if isinstance(connection, DirectProtocol):
             since_s = connection.idle_since_s
             if since_s and now_s - since_s > keep_alive_s:
                 connection.transport.close()
+            connection.abort_unread(now_s=now_s, timeout_s=write_timeout_s)

@@ -28,7 +28,7 @@ import uvloop
 from gateway.errors import GatewayError
 from gateway.infra.embedded import Stores
 from gateway.infra.link import Link
-from gateway.server.protocol import DirectProtocol, sweep_idle
+from gateway.server.protocol import DirectProtocol, sweep
 from gateway.server.websocket import WebSocketProtocol
 from gateway.settings import Settings
 
@@ -56,11 +56,14 @@ Service = Callable[[Settings, Stores, Link, asyncio.Event], Awaitable[None]]
 class WorkerServer(uvicorn.Server):
     """uvicorn's server with our end: who stops it, what it waits for, and in which order things close."""
 
-    def __init__(self, config: uvicorn.Config, link: Link, *, grace_s: float, keep_alive_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, link: Link, *, grace_s: float, keep_alive_s: float, write_timeout_s: float
+    ) -> None:
         super().__init__(config)
         self._link = link
         self._grace_s = grace_s
         self._keep_alive_s = keep_alive_s
+        self._write_timeout_s = write_timeout_s
         self._woken = asyncio.Event()
         self._told = False
         self._supervisor_pid = os.getppid()
@@ -78,14 +81,19 @@ class WorkerServer(uvicorn.Server):
         self._link.report_ready()
 
     async def main_loop(self) -> None:
-        """Once a second: the date header, and connections that were idle for too long."""
+        """Once a second: the date header, and connections that were idle, or not read, for too long."""
         loop = asyncio.get_running_loop()
         while not self.should_exit:
             if os.getppid() != self._supervisor_pid:
                 # Where the kernel has not ended us already.
                 os._exit(1)
             await self.on_tick(0)
-            sweep_idle(self.server_state, now_s=loop.time(), keep_alive_s=self._keep_alive_s)
+            sweep(
+                self.server_state,
+                now_s=loop.time(),
+                keep_alive_s=self._keep_alive_s,
+                write_timeout_s=self._write_timeout_s,
+            )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), _TICK_S)
 
@@ -155,7 +163,11 @@ def run_worker(
             backlog=BACKLOG,
         )
         server = WorkerServer(
-            config, link, grace_s=settings.server.grace_s, keep_alive_s=settings.server.keep_alive_s
+            config,
+            link,
+            grace_s=settings.server.grace_s,
+            keep_alive_s=settings.server.keep_alive_s,
+            write_timeout_s=settings.server.write_timeout_s,
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve([listener]))

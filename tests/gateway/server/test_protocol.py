@@ -13,7 +13,7 @@ import uvicorn
 
 from gateway.downstream import DIRECT
 from gateway.infra.redis.connection import Connection
-from gateway.server.protocol import HEAD_BYTES_MAX, DirectCycle, DirectProtocol
+from gateway.server.protocol import HEAD_BYTES_MAX, DirectCycle, DirectProtocol, sweep
 
 REQUEST = b"POST /%b HTTP/1.1\r\nhost: gateway\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -26,6 +26,11 @@ class Wire(asyncio.Transport):
         self._name = name
         self._log = log
         self._closing = False
+        #: Written, and not taken by the kernel.
+        self.waiting_bytes = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting_bytes
 
     def write(self, data: bytes) -> None:
         assert not self._closing
@@ -122,6 +127,24 @@ async def test_a_charge_is_on_its_way_before_the_last_bytes(log, chunked):
     assert b"SETTLE" in log[1][1]
     assert b"ole" in log[2][1]
     redis.give_up("the test is over")
+
+
+async def test_who_reads_nothing_for_too_long_is_cut_off(log):
+    state = uvicorn.server.ServerState()
+    caller = Caller(log, lambda cycle, _: cycle.start(200, [], chunked=True), state=state)
+    caller.ask(b"")
+
+    def cut_at(now_s: float, waiting_bytes: int) -> bool:
+        caller.wire.waiting_bytes = waiting_bytes
+        sweep(state, now_s=now_s, keep_alive_s=10_000, write_timeout_s=300)
+        return ("caller", b"closed") in log
+
+    # All is read; then something waits, and a little of it is taken just in time.
+    assert not any(cut_at(now_s, 0) for now_s in (0, 400))
+    assert not any((cut_at(401, 1000), cut_at(700, 1000), cut_at(701, 999)))
+    # More that is written is no sign of life.
+    assert not any((cut_at(900, 5000), cut_at(1000, 5000)))
+    assert cut_at(1002, 5000)
 
 
 async def test_a_request_leaves_nothing_to_the_collector_of_cycles(log):
