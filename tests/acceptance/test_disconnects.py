@@ -273,6 +273,34 @@ async def test_readers_who_do_not_read_cost_little_memory(stage, readers):
     assert b"Traceback" not in gateway.log
 
 
+async def test_who_reads_nothing_is_cut_off_and_the_provider_let_go(stage):
+    async def script(peer) -> None:
+        await peer.receive()
+        await peer.send(stream_head())
+        while True:
+            await peer.send(BURST)
+
+    upstream = await stage.upstream(script)
+    config = CONFIG.format(url=upstream.url).replace("grace_s = 1", "grace_s = 1\nwrite_timeout_s = 1")
+    async with ServedGateway(stage.stores, config) as gateway:
+        connection = await connect(gateway.port, window_bytes=WINDOW_BYTES)
+        connection.writer.transport.pause_reading()
+        try:
+            await connection.send(
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer %b\r\n"
+                b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+                % (gateway.key.encode(), len(ASK_STREAM), ASK_STREAM)
+            )
+            async with asyncio.timeout(60):
+                while not upstream.requests:  # noqa: ASYNC110  there is no event for it
+                    await asyncio.sleep(0.05)
+                # The caller is there still, and does nothing.
+                await upstream.all_closed()
+        finally:
+            connection.abort()
+    assert b"has read nothing for 1 s" in gateway.log
+
+
 async def test_a_stream_is_passed_on_as_it_comes(stage, server):
     """Each event reaches the caller while the provider waits for the caller to have seen it."""
     turns = [asyncio.Event() for _ in range(5)]
