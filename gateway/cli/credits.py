@@ -57,8 +57,9 @@ def _add(arguments: argparse.Namespace, settings: Settings) -> int:
     if not 1 <= len(key) <= 200:
         raise ConfigError("--idempotency-key: it has 1 to 200 characters")
 
-    async def add(database: Database, _: Stores) -> tuple[Entry, AccountBalance]:
+    async def add(database: Database, _: Stores) -> tuple[Entry, bool, AccountBalance]:
         account_id = await choose_account(database, arguments)
+        before = await read_balance(database, account_id)
         entry = await credit(
             database,
             account_id,
@@ -67,14 +68,14 @@ def _add(arguments: argparse.Namespace, settings: Settings) -> int:
             idempotency_key=key,
             reason=arguments.reason,
         )
-        return entry, await read_balance(database, account_id)
+        # A repeat gets the first one's entry, which was among the account's before.
+        return entry, entry.seq <= before.last_seq, await read_balance(database, account_id)
 
-    entry, balance = with_database(settings, add)
+    entry, repeated, balance = with_database(settings, add)
     verb = "credited" if amount_nanos > 0 else "debited"
-    print(
-        f"{verb} {format_usd(abs(entry.amount_nanos))} USD; "
-        f"account {balance.account_id} ({balance.name}) has {format_usd(balance.balance_nanos)} USD"
-    )
+    amount = format_usd(abs(entry.amount_nanos))
+    done = f"{amount} USD was {verb} already with this idempotency key" if repeated else f"{verb} {amount} USD"
+    print(f"{done}; account {balance.account_id} ({balance.name}) has {format_usd(balance.balance_nanos)} USD")
     return 0
 
 

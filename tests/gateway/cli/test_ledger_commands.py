@@ -90,7 +90,9 @@ def test_credit_is_added_shown_and_taken(run):
     again = run("credits", "add", "--key", "laptop", "--usd", "5.50", "--idempotency-key", "g")
     taken = run("credits", "add", "--account", "1", "--usd", "-0.25")
 
-    assert added == again == "credited 5.50 USD; account 1 (development) has 5.50 USD\n"
+    has = "account 1 (development) has 5.50 USD\n"
+    assert added == f"credited 5.50 USD; {has}"
+    assert again == f"5.50 USD was credited already with this idempotency key; {has}"
     assert taken == "debited 0.25 USD; account 1 (development) has 5.25 USD\n"
     assert run("credits", "show").splitlines()[1].split() == ["1", "development", "5.25"]
     shown = run("credits", "show", "--key", "laptop")
