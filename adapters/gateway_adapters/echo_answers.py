@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway_adapters import echo_media, echo_objects
+from gateway_adapters import echo_media, echo_objects, echo_tools
 
 DEFAULT_TEXT = "Hello! This is the gateway's echo provider: whatever you say comes back, word by word."
 #: More than this is refused, so that a typing error can't fill the memory.
@@ -27,6 +27,7 @@ SLOW_S = 0.1
 DIMENSIONS = 8
 DIMENSIONS_MAX = 8192
 PICTURES_MAX = 10
+CHOICES_MAX = 16
 #: As many tokens as a picture is said to be.
 PICTURE_TOKENS = 100
 #: Where made-up times begin, seconds since 1970.
@@ -99,6 +100,9 @@ class _Request(msgspec.Struct):
     dimensions: int | None = None
     encoding_format: str | None = None
     n: int | None = None
+    stop: object = None
+    tools: object = None
+    tool_choice: object = None
     query: str = ""
     documents: list[object] = []
     top_n: int | None = None
@@ -217,11 +221,31 @@ class _Turn:
         else:
             words[-1] = words[-1].rstrip() + " "
             self.words = list(itertools.islice(itertools.cycle(words), count))
+        if request.stop:
+            self._stop(request.stop)
+            count = len(self.words)
+        last = request.messages[-1] if request.messages else {}
+        asked = said if last.get("role") == "user" else ""
+        #: A tool and its arguments, which are said instead of the words.
+        self.tool = echo_tools.choose(request.tools, request.tool_choice, asked) if request.tools else None
+        if self.tool is not None:
+            self.words, self.finished, count = [], True, 1
+        self.choices = min(max(request.n or 1, 1), CHOICES_MAX) if request.messages else 1
+        count *= self.choices
         self.usage = {
             "prompt_tokens": self.input_tokens,
             "completion_tokens": count,
             "total_tokens": self.input_tokens + count,
         }
+
+    def _stop(self, stop: object) -> None:
+        """End before the first of the texts that the request names."""
+        text = self.text
+        marks = [mark for mark in (stop if isinstance(stop, list) else [stop]) if isinstance(mark, str) and mark]
+        ends = [at for mark in marks if (at := text.find(mark)) >= 0]
+        if ends:
+            self.words = _WORD.findall(text[: min(ends)])
+            self.finished = True
 
     @property
     def text(self) -> str:
@@ -236,24 +260,37 @@ def _chat(turn: _Turn) -> Answer:
         "model": turn.model,
     }
     finish = "stop" if turn.finished else "length"
+    calls: list[dict[str, object]] = []
+    if turn.tool is not None:
+        name, filled = turn.tool
+        finish = "tool_calls"
+        function = {"name": name, "arguments": filled}
+        calls = [{"id": f"call_{turn.digest}", "type": "function", "function": function}]
     if not turn.request.stream:
-        message = {"role": "assistant", "content": turn.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return _json({**head, "choices": [choice], "usage": turn.usage}, turn)
+        message: dict[str, object] = {"role": "assistant", "content": turn.text, "refusal": None}
+        if calls:
+            message |= {"content": None, "tool_calls": calls}
+        choice = {"message": message, "logprobs": None, "finish_reason": finish}
+        choices = [{"index": index, **choice} for index in range(turn.choices)]
+        return _json({**head, "choices": choices, "usage": turn.usage}, turn)
     start = _encode({**head, "object": "chat.completion.chunk"})[:-1]
 
-    def chunk(delta: bytes, reason: bytes = b"null") -> bytes:
-        return b'data: %b,"choices":[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}]}\n\n' % (
+    def chunk(delta: bytes, reason: bytes = b"null", index: int = 0) -> bytes:
+        return b'data: %b,"choices":[{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]}\n\n' % (
             start,
+            index,
             delta,
             reason,
         )
 
     def frames() -> Iterator[tuple[float, bytes]]:
-        yield 0.0, chunk(b'{"role":"assistant","content":""}')
-        for pause_s, word in _paced(turn):
-            yield pause_s, chunk(b'{"content":%b}' % _encode(word))
-        yield 0.0, chunk(b"{}", _encode(finish))
+        for index in range(turn.choices):
+            yield 0.0, chunk(b'{"role":"assistant","content":""}', index=index)
+            for pause_s, word in _paced(turn):
+                yield pause_s, chunk(b'{"content":%b}' % _encode(word), index=index)
+            for call in calls:
+                yield 0.0, chunk(_encode({"tool_calls": [{"index": 0, **call}]}), index=index)
+            yield 0.0, chunk(b"{}", _encode(finish), index)
         if turn.request.stream_options is not None and turn.request.stream_options.include_usage:
             yield 0.0, b'data: %b,"choices":[],"usage":%b}\n\n' % (start, _encode(turn.usage))
         yield 0.0, b"data: [DONE]\n\n"

@@ -48,6 +48,51 @@ def test_chat_says_back_the_last_user_message() -> None:
     assert made["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["c", "f"]}, "x": {}},
+    "required": ["city", "days", "unit"],
+}
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in ("weather", "news")]
+
+
+@pytest.mark.parametrize(
+    ("said", "tool_choice", "called"),
+    [
+        ("hi", "required", "weather"),
+        ("hi", {"type": "function", "function": {"name": "news"}}, "news"),
+        ("please call news", None, "news"),
+        ("please call news", "none", None),
+        ("call nobody", None, None),
+        ("hi", "auto", None),
+    ],
+)
+def test_a_tool_is_called_where_that_is_asked_for(said: str, tool_choice: object, called: str | None) -> None:
+    members = {"tools": TOOLS, "tool_choice": tool_choice}
+    choice = document(chat(said, **members))["choices"][0]
+    streamed = events(chat(said, stream=True, **members))[:-1]
+
+    deltas = [event["choices"][0]["delta"] for event in streamed]
+    parts = [part for delta in deltas for part in delta.get("tool_calls", [])]
+    if called is None:
+        assert (choice["finish_reason"], choice["message"]["content"], parts) == ("stop", said, [])
+        return
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == called
+    assert msgspec.json.decode(call["function"]["arguments"]) == {"city": "", "days": 0, "unit": "c"}
+    assert parts[0]["function"] == call["function"]
+    assert choice["finish_reason"] == streamed[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_stop_and_n_are_obeyed() -> None:
+    made = document(chat("one two three", stop=["three", " two"], n=2))
+
+    assert [(each["index"], each["message"]["content"]) for each in made["choices"]] == [(0, "one"), (1, "one")]
+    assert made["usage"]["completion_tokens"] == 2
+    indices = [event["choices"][0]["index"] for event in events(chat("a", n=2, stream=True))[:-1]]
+    assert indices == [0, 0, 0, 1, 1, 1]
+
+
 def test_a_stream_is_the_same_answer_word_by_word() -> None:
     first, *words, finish, usage, done = events(chat("a b  c", stream=True, stream_options={"include_usage": True}))
 
