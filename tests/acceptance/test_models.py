@@ -68,7 +68,7 @@ async def test_openai_s_clients_are_told_more_than_openai_says(listing):
     large = found["acme/large"]
     assert (large.object, large.created, large.owned_by) == ("model", 0, "local")
     extra = large.model_extra or {}
-    assert (extra["context_length"], extra["max_output_tokens"]) == (1000, None)
+    assert (extra["context_length"], extra["max_output_tokens"]) == (1000, 100)
     # With the markup that callers pay.
     assert (extra["pricing"]["prompt"], extra["pricing"]["completion"]) == ("0.0000015", "0.000003")
     assert extra["capabilities"] == ["tools", "audio", "json_schema", "streaming"]
