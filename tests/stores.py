@@ -60,6 +60,18 @@ class TestStores:
             # By force: a test may have left connections open, and one that failed will have.
             self._run(self._admin.execute(f"drop database {name} with (force)"))
 
+    def execute(self, dsn: str, statement: str) -> None:
+        """Run one statement in a database."""
+
+        async def work() -> None:
+            connection = await asyncpg.connect(dsn)
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+
+        self._run(work())
+
     def flush(self) -> str:
         """The address of Valkey, without keys, scripts or functions."""
         commands = (b"FLUSHALL SYNC", b"SCRIPT FLUSH SYNC", b"FUNCTION FLUSH SYNC")
