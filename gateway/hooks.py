@@ -34,7 +34,6 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from gateway.api import (
-    API_VERSION,
     ConfigError,
     Headers,
     Lifecycle,
@@ -54,7 +53,7 @@ from gateway.infra.clock import Clock, SystemClock
 from gateway.infra.metrics import Observations
 from gateway.infra.metrics import Registry as MetricsRegistry
 from gateway.infra.tasks import TaskGroup
-from gateway.registry import PLUGINS, Discover, discover, distribution, installed, load_object
+from gateway.registry import PLUGINS, Discover, discover, distribution, installed, load_class
 from gateway.settings import Plugin as PluginSettings
 from gateway.settings import Settings
 from gateway.telemetry import STORE_BOUNDS_S, Record
@@ -124,15 +123,7 @@ def load_plugin(entry_point: EntryPoint) -> type[Plugin]:
     Raises:
         ConfigError: it can't be imported, was written for another API version, or is not shaped like a plugin.
     """
-    loaded = load_object(entry_point)
-    who = f'plugin "{entry_point.name}" of {distribution(entry_point)}'
-    if not isinstance(loaded, type):
-        raise ConfigError(f"{who} is not a class: {entry_point.value}")
-    version = getattr(loaded, "API", None)
-    if version != API_VERSION:
-        raise ConfigError(f"{who} was written for API version {version}; this gateway has {API_VERSION}")
-    if getattr(loaded, "ID", None) != entry_point.name:
-        raise ConfigError(f"{who} calls itself {getattr(loaded, 'ID', None)!r}; ID must be the entry-point name")
+    loaded, who = load_class(entry_point, kind="plugin")
     if not callable(getattr(loaded, "configure", None)):
         raise ConfigError(f"{who} has no configure")
     if (fault := _shape_fault(loaded)) is not None:

@@ -175,14 +175,14 @@ def load_object(entry_point: EntryPoint) -> object:
         ) from error
 
 
-def load_adapter(entry_point: EntryPoint) -> type[Adapter]:
-    """The adapter class an entry point names, held to the contract.
+def load_class(entry_point: EntryPoint, *, kind: str) -> tuple[type, str]:
+    """The class an entry point names, for this API and under its own name; and what a message calls it.
 
     Raises:
-        ConfigError: it can't be imported, was written for another API version, or is not shaped like an adapter.
+        ConfigError: it can't be imported, is no class, was written for another API version, or has another name.
     """
     loaded = load_object(entry_point)
-    who = f'adapter "{entry_point.name}" of {distribution(entry_point)}'
+    who = f'{kind} "{entry_point.name}" of {distribution(entry_point)}'
     if not isinstance(loaded, type):
         raise ConfigError(f"{who} is not a class: {entry_point.value}")
     version = getattr(loaded, "API", None)
@@ -190,6 +190,16 @@ def load_adapter(entry_point: EntryPoint) -> type[Adapter]:
         raise ConfigError(f"{who} was written for API version {version}; this gateway has {API_VERSION}")
     if getattr(loaded, "ID", None) != entry_point.name:
         raise ConfigError(f"{who} calls itself {getattr(loaded, 'ID', None)!r}; ID must be the entry-point name")
+    return loaded, who
+
+
+def load_adapter(entry_point: EntryPoint) -> type[Adapter]:
+    """The adapter class an entry point names, held to the contract.
+
+    Raises:
+        ConfigError: it can't be imported, was written for another API version, or is not shaped like an adapter.
+    """
+    loaded, who = load_class(entry_point, kind="adapter")
     missing = [method for method in _METHODS if not callable(getattr(loaded, method, None))]
     if missing:
         raise ConfigError(f"{who} has no {', no '.join(missing)}")
