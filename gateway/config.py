@@ -23,8 +23,19 @@ import msgspec
 from gateway.api import KnownProvider
 from gateway.binding import Binder, Given, Origin, Problem, Table, nearest
 from gateway.errors import ConfigError
-from gateway.secret import Secret
-from gateway.settings import PEPPER_BYTES_MIN, PLANS, UNLIMITED, Condition, Plan, Provider, Settings, Timeouts
+from gateway.secret import Secret, decode_key
+from gateway.settings import (
+    MASTER_BYTES,
+    PEPPER_BYTES_MIN,
+    PLANS,
+    UNLIMITED,
+    Condition,
+    OwnKeys,
+    Plan,
+    Provider,
+    Settings,
+    Timeouts,
+)
 from gateway.toml_positions import KeyPath, Position, join_key, scan, split_key
 from gateway.wire.client_address import is_network
 
@@ -41,6 +52,7 @@ _STORE_SCHEMES = {
     ("database", "url"): ("postgresql", "postgres"),
     ("redis", "url"): ("redis", "rediss", "unix", "valkey", "valkeys"),
 }
+_MASTER_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ECHO = "echo"
 
@@ -351,6 +363,7 @@ class _Rules:
             self._check_provider(name, provider)
         self._check_references(settings)
         self._check_pepper(settings.auth.pepper)
+        self._check_own_keys(settings.own_keys)
         if UNLIMITED in settings.plans:
             self._fault(("plans", UNLIMITED), "is the name of the plan that has no limits")
         for path, schemes in _STORE_SCHEMES.items():
@@ -434,6 +447,22 @@ class _Rules:
         if pepper is not None and len(pepper.reveal().encode()) < PEPPER_BYTES_MIN:
             how = "make one with `openssl rand -hex 32`"
             self._fault(("auth", "pepper"), f"is shorter than {PEPPER_BYTES_MIN} bytes", how)
+
+    def _check_own_keys(self, own: OwnKeys) -> None:
+        path = ("own_keys", "masters")
+        for name, master in own.masters.items():
+            if not _MASTER_ID.fullmatch(name):
+                self._fault((*path, name), "an id has 1 to 32 letters, digits, `-` or `_`")
+            try:
+                decode_key(master, size_bytes=MASTER_BYTES)
+            except ValueError as error:
+                self._fault((*path, name), str(error), "make one with `openssl rand -hex 32`")
+        if own.active and own.active not in own.masters:
+            near = nearest(own.active, list(own.masters))
+            hint = f"did you mean `{near}`?" if near else f"there are: {', '.join(own.masters) or 'none'}"
+            self._fault(("own_keys", "active"), "there is no such master key", hint)
+        elif not own.active and len(own.masters) > 1:
+            self._fault(("own_keys", "active"), "of several master keys one has to be named", "the one that encrypts")
 
     def _check_control(self, settings: Settings) -> None:
         for proxy in settings.server.trusted_proxies:

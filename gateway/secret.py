@@ -1,5 +1,7 @@
 """Text that must not be seen: keys, passwords, peppers."""
 
+import binascii
+
 
 class Secret:
     """A value that never shows itself: repr, str and format give `***`, and it can't be pickled or compared."""
@@ -23,3 +25,24 @@ class Secret:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a secret can't be pickled")
+
+
+def decode_key(secret: Secret, *, size_bytes: int) -> bytes:
+    """The bytes of a key that is written in hexadecimal digits or base64 (either alphabet).
+
+    Raises:
+        ValueError: it is not that many bytes of either. Nothing of it is in the message.
+    """
+    written = secret.reveal().strip()
+    for decode in (bytes.fromhex, _from_base64):
+        try:
+            key = decode(written)
+        except ValueError:
+            continue
+        if len(key) == size_bytes:
+            return key
+    raise ValueError(f"is not {size_bytes} bytes in hexadecimal digits or base64")
+
+
+def _from_base64(text: str) -> bytes:
+    return binascii.a2b_base64(text.translate({ord("-"): "+", ord("_"): "/"}), strict_mode=True)

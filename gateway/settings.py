@@ -30,6 +30,8 @@ ObjectKind = Literal["file", "upload", "batch", "response", "conversation", "vec
 Algorithm = Literal["ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "EdDSA"]
 #: A shorter pepper could be found by trying.
 PEPPER_BYTES_MIN = 16
+#: Of AES-256.
+MASTER_BYTES = 32
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -400,6 +402,19 @@ class Mail(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue_max: Positive = 1000
 
 
+class OwnKeys(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Provider keys that accounts bring themselves. Off unless there is a master key to keep them under."""
+
+    #: 32 bytes each, in hexadecimal digits or base64, by a short id that stands beside what is encrypted under it.
+    masters: dict[str, Secret] = {}
+    #: The id of the one that encrypts; the others only decrypt. Empty: the only one there is.
+    active: str = ""
+    #: What a request with such a key costs, in thousandths of what it would have cost with the operator's.
+    fee_permille: Annotated[int, Meta(ge=0, le=1000)] = 50
+    #: Keys of one account.
+    per_account_max: Annotated[int, Meta(gt=0, le=100)] = 20
+
+
 class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Logs go to standard error, the access log to standard output, both as JSON lines."""
 
@@ -630,6 +645,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: By a name of one's own, which stands in addresses such as /auth/login/NAME.
     issuers: dict[str, Issuer] = {}
     mail: Mail = Mail()
+    own_keys: OwnKeys = OwnKeys()
     log: Log = Log()
     metrics: Metrics = Metrics()
     #: Serves requests that name no model (and models no provider claims, if it takes `*`).

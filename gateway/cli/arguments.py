@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     _users(commands, shared)
     _accounts(commands, shared)
     _ledger(commands, shared)
+    _byok(commands, shared)
     healthcheck = _command(
         commands,
         shared,
@@ -215,6 +216,40 @@ def _accounts(
     )
     plan.add_argument("account", metavar="ID", help="its number, as `accounts list` shows it")
     plan.add_argument("plan", metavar="PLAN", help="as in config/plans.toml")
+
+
+def _byok(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:
+    byok = commands.add_parser(
+        "byok",
+        help="how accounts' own provider keys are encrypted",
+        description="Show under which master key accounts' own provider keys are encrypted, and encrypt them under "
+        "another. The keys themselves are managed by their owners, at /user/provider-keys.",
+        allow_abbrev=False,
+    )
+    actions = byok.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _command(
+        actions,
+        shared,
+        "status",
+        "count the keys under each master key",
+        "Count the keys under each master key. Exit status 1 if one is missing that keys are encrypted under.",
+    )
+    rotate = _command(
+        actions,
+        shared,
+        "rotate",
+        "encrypt all keys under the active master key",
+        "Encrypt all keys anew under the active master key, in batches, each of them whole or not at all. Safe while "
+        "gateways run, as long as they have both master keys; stopped half way, the next run goes on from there. "
+        "Exit status 1 if any key is left under another.",
+    )
+    rotate.add_argument("--batch", metavar="N", type=_batch, default=100, help="keys at a time (default 100)")
+
+
+def _batch(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 200:
+        raise argparse.ArgumentTypeError("a number from 1 to 200")
+    return int(text)
 
 
 def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", shared: argparse.ArgumentParser) -> None:

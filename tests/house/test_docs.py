@@ -12,7 +12,11 @@ from gateway.settings import Model, Plugin, Provider, Section, Settings, Timeout
 
 FILE = Path(__file__).parents[2] / "config" / "gateway.toml"
 #: What the examples refer to, where any text will not do.
-URLS = {"DATABASE_URL": "postgresql://localhost/gateway", "REDIS_URL": "redis://localhost:6379/0"}
+URLS = {
+    "DATABASE_URL": "postgresql://localhost/gateway",
+    "REDIS_URL": "redis://localhost:6379/0",
+    "GATEWAY_OWN_KEYS_MASTER": "0123456789abcdef" * 4,
+}
 
 
 def uncommented() -> str:
