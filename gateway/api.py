@@ -279,6 +279,28 @@ class Listing(Protocol):
 
 
 @runtime_checkable
+class OwnKeyed(Protocol):
+    """For an adapter whose providers may be used with a key that an account brings itself. Optional.
+
+    It is asked of the class. The key is a text that somebody outside wrote: nothing in it may decide where anything
+    is sent, and nothing of the operator's own credentials may go out beside it.
+    """
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        """The provider's table with `key` in the place of every credential in it, to configure an instance with.
+
+        `config` is the operator's, without its `api_key`. What `key` may be is what the operator may configure, as
+        one text: an API key, or the JSON of what takes several.
+
+        Raises:
+            ConfigError: `key` is not in a form that can be used here; nothing of it is in the message. Or the table
+                has a credential that can't be told from the rest.
+        """
+        ...
+
+
+@runtime_checkable
 class Lifecycle(Protocol):
     """For an adapter or a plugin that needs more than bytes: a process to talk to, a file to close. Optional."""
 
@@ -547,6 +569,7 @@ class Known(Protocol):
 
 __all__ = [
     "API_VERSION",
+    "CREDENTIALS",
     "JSON_TAPS",
     "MESSAGE_CHARS_MAX",
     "Adapter",
@@ -576,6 +599,7 @@ __all__ = [
     "OnRequest",
     "OnSettled",
     "Origin",
+    "OwnKeyed",
     "PassTap",
     "Peek",
     "Plugin",

@@ -9,6 +9,8 @@ Rules:
 - The key goes in `api-key`. `auth` says otherwise: `bearer` for a token of Entra ID in `api_key`; `client-secret` for
   an application (`tenant_id`, `client_id`, `client_secret`) and `managed-identity` for the machine, whose tokens the
   gateway renews. Until a token is here, the key is to blame, never the caller.
+- An account's own key is a key of this resource (or, with `bearer`, a token for it), or an application: the JSON of
+  `tenant_id`, `client_id` and `client_secret`. Its tokens are asked of the configured authority.
 - What Azure adds to an answer (content filter results, a first chunk with no choices) is the caller's to read.
 
 What a deployment costs follows from its model, which its name does not tell: the configuration gives each deployment
@@ -33,6 +35,7 @@ from gateway.api import (
     ProviderConfig,
     Renewing,
     ResponseHead,
+    Secret,
     UpstreamCredentials,
     UpstreamRequest,
 )
@@ -58,6 +61,9 @@ _V1: Final = frozenset({"", "v1", "preview", "latest"})
 _API_KEY: Final = {"auth_header": "api-key", "auth_scheme": ""}
 _AUTHS: Final = ("api-key", "bearer", "client-secret", "managed-identity")
 _IDENTITY_KEYS: Final = ("tenant_id", "client_id", "client_secret", "authority")
+#: What an account's own application is made of.
+_APPLICATION: Final = frozenset({"tenant_id", "client_id", "client_secret"})
+_decode_texts: Final = msgspec.json.Decoder(dict[str, str]).decode
 #: Without a token there is no use in asking for a while.
 _NO_TOKEN_S: Final = 1.0
 
@@ -72,6 +78,26 @@ class Azure(OpenAI):
     def known(cls) -> Iterable[KnownProvider]:
         # No variable turns it on: a key alone does not say where the resource is.
         return [KnownProvider(name="azure", title="Azure OpenAI", adapter=cls.ID, variable="", base_url="")]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        config = super().own(config, key)
+        table = {name: value for name, value in config.extra.items() if name not in _IDENTITY_KEYS}
+        if table.get("auth") not in (None, "api-key", "bearer"):
+            # The operator's own way; a key is what an account has, unless it says otherwise.
+            del table["auth"]
+        if not key.reveal().lstrip().startswith("{"):
+            return msgspec.structs.replace(config, extra=table)
+        try:
+            application = _decode_texts(key.reveal())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            application = {}
+        if application.keys() != _APPLICATION:
+            raise ConfigError(f"is not the JSON of {', '.join(sorted(_APPLICATION))}", param="api_key")
+        if "authority" in config.extra:
+            table["authority"] = config.extra["authority"]
+        table = {**table, **application, "auth": "client-secret"}
+        return msgspec.structs.replace(config, api_key=None, extra=table)
 
     def configure(self, config: ProviderConfig) -> None:
         table = dict(config.extra)

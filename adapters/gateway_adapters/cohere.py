@@ -34,6 +34,7 @@ from gateway.api import (
     Offer,
     ProviderConfig,
     ResponseHead,
+    Secret,
     Tap,
     Translator,
     UpstreamRequest,
@@ -107,6 +108,10 @@ class Cohere:
         return [
             KnownProvider(name="cohere", title="Cohere", adapter=cls.ID, variable="COHERE_API_KEY", base_url=BASE_URL)
         ]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        return msgspec.structs.replace(config, api_key=key)
 
     def configure(self, config: ProviderConfig) -> None:
         if unknown := config.extra.keys() - {"input_type"}:

@@ -26,6 +26,7 @@ from gateway.api import (
     Offer,
     Origin,
     ProviderConfig,
+    Secret,
     UpstreamRequest,
 )
 from gateway_adapters import echo_answers, echo_realtime
@@ -65,6 +66,10 @@ class Echo(OpenAI):
     @classmethod
     def known(cls) -> Iterable[KnownProvider]:
         return ()
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:  # noqa: ARG003  the door's shape
+        raise ConfigError("is nothing that the echo provider takes", param="api_key")
 
     def configure(self, config: ProviderConfig) -> None:
         if config.base_url is not None or config.api_key is not None or config.extra:

@@ -13,8 +13,11 @@ import re
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import ClassVar
 
+import msgspec
+
 from gateway.api import (
     API_VERSION,
+    CREDENTIALS,
     JSON_TAPS,
     Adapter,
     Call,
@@ -25,9 +28,11 @@ from gateway.api import (
     JSONTap,
     KnownProvider,
     Offer,
+    OwnKeyed,
     PassTap,
     ProviderConfig,
     ResponseHead,
+    Secret,
     SSETap,
     Tap,
     UpstreamRequest,
@@ -65,6 +70,13 @@ class OpenAI:
     @classmethod
     def known(cls) -> Iterable[KnownProvider]:
         return [row for row in rows.known(cls.ID) if row.name == "openai"]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        headers = config.extra.get("headers")
+        if isinstance(headers, dict) and not CREDENTIALS.isdisjoint(str(name).lower().encode() for name in headers):
+            raise ConfigError("has a credential in it, beside which no other key can be used", param="headers")
+        return msgspec.structs.replace(config, api_key=key)
 
     def configure(self, config: ProviderConfig) -> None:
         self.take(rows.row_of("openai", config.extra), config)
@@ -216,3 +228,4 @@ def _public(query: bytes) -> bytes:
 
 # Fails here, not at the caller, when the shape is wrong.
 _: type[Adapter] = OpenAI
+_own_keyed: type[OwnKeyed] = OpenAI

@@ -29,6 +29,7 @@ from gateway.api import (
     PassTap,
     ProviderConfig,
     ResponseHead,
+    Secret,
     SSETap,
     Tap,
     UpstreamRequest,
@@ -94,6 +95,10 @@ class Anthropic:
                 name=cls.ID, title="Anthropic", adapter=cls.ID, variable="ANTHROPIC_API_KEY", base_url=BASE_URL
             )
         ]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        return msgspec.structs.replace(config, api_key=key)
 
     def configure(self, config: ProviderConfig) -> None:
         table = _table(config.extra)

@@ -3,6 +3,8 @@
 Rules:
 - A request is signed with an access key, or carries one of Bedrock's own API keys. A signature covers the time, which
   is the machine's: `now_s` is the seam for it. AWS refuses one that is more than five minutes off.
+- An account's own key is one of Bedrock's API keys, or the JSON of `access_key_id`, `secret_access_key` and, where
+  there is one, `session_token`. The region is the provider's.
 - A model is named by its id, an inference profile or an ARN; whatever stands in it is encoded into the path.
 - The region is in the address. `region` makes one, and has to be given where an address of one's own does not say it.
 - Errors are told apart by `x-amzn-errortype`; the id of the answer is AWS' own of the request.
@@ -19,6 +21,8 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
 from urllib.parse import quote
 
+import msgspec
+
 from gateway.api import (
     API_VERSION,
     Adapter,
@@ -31,6 +35,7 @@ from gateway.api import (
     Offer,
     ProviderConfig,
     ResponseHead,
+    Secret,
     Tap,
     Translator,
     UpstreamRequest,
@@ -51,8 +56,11 @@ _ADDRESS: Final = "https://bedrock-runtime.{region}.amazonaws.com"
 _STREAM_TYPE: Final = b"application/vnd.amazon.eventstream"
 
 _KEYS: Final = ("access_key_id", "secret_access_key", "session_token", "region")
+#: What an account's own access key is made of; the last of them may be missing.
+_PAIR: Final = ("access_key_id", "secret_access_key", "session_token")
 _REGION: Final = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d")
 _IN_HOST: Final = re.compile(r"(?:^|\.)(?:bedrock-runtime|bedrock-runtime-fips)\.([a-z0-9-]+)\.")
+_decode_texts: Final = msgspec.json.Decoder(dict[str, str]).decode
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -84,6 +92,20 @@ class Bedrock:
                 base_url="",
             )
         ]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        # Nothing of the operator's own pair stays.
+        table = {name: value for name, value in config.extra.items() if name not in _PAIR}
+        if not key.reveal().lstrip().startswith("{"):
+            return msgspec.structs.replace(config, api_key=key, extra=table)
+        try:
+            pair = _decode_texts(key.reveal())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pair = {}
+        if not set(_PAIR[:2]) <= pair.keys() <= set(_PAIR):
+            raise ConfigError(f"is not the JSON of {', '.join(_PAIR[:2])} and perhaps {_PAIR[2]}", param="api_key")
+        return msgspec.structs.replace(config, api_key=None, extra={**table, **pair})
 
     def configure(self, config: ProviderConfig) -> None:
         table = {key: _text(key, value) for key, value in config.extra.items()}

@@ -29,6 +29,7 @@ from gateway.api import (
     Offer,
     ProviderConfig,
     ResponseHead,
+    Secret,
     Tap,
     Translator,
     UpstreamRequest,
@@ -77,6 +78,10 @@ class Google:
                 base_url=BASE_URL,
             )
         ]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        return msgspec.structs.replace(config, api_key=key)
 
     def configure(self, config: ProviderConfig) -> None:
         refuse_unknown(config.extra, ())

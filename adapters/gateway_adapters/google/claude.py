@@ -20,6 +20,7 @@ from gateway.api import (
     ProviderConfig,
     Renewing,
     ResponseHead,
+    Secret,
     UpstreamRequest,
     parse_base_url,
     peek,
@@ -27,7 +28,7 @@ from gateway.api import (
 )
 from gateway_adapters.anthropic import Anthropic
 from gateway_adapters.google.credentials import read_token
-from gateway_adapters.google.vertex import Access, bearer, no_token
+from gateway_adapters.google.vertex import Access, bearer, no_token, own_access
 
 VERSION: Final = b'"anthropic_version":"vertex-2023-10-16"'
 _NAMED: Final = b'"anthropic_version"'
@@ -44,6 +45,10 @@ class VertexAnthropic(Anthropic):
     @classmethod
     def known(cls) -> Iterable[KnownProvider]:
         return [KnownProvider(name=cls.ID, title="Anthropic on Vertex AI", adapter=cls.ID, variable="", base_url="")]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        return own_access(config, key)
 
     def configure(self, config: ProviderConfig) -> None:
         self._access = Access(config)

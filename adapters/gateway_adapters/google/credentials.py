@@ -110,6 +110,22 @@ def read_credential(text: str) -> Credential:
     raise ConfigError(f"is a credential of a type that is not supported; {kinds} are", param="api_key")
 
 
+def check_foreign(text: str) -> None:
+    """Refuse a credential of somebody outside that is not theirs, or that would have something sent elsewhere.
+
+    Raises:
+        ConfigError: it is the machine's own, or its tokens are not to be had from Google.
+    """
+    if text.strip() == METADATA:
+        raise ConfigError("would be the credential of this machine", param="api_key")
+    try:
+        file = _decode_file(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ConfigError("is not the JSON of a credential", param="api_key") from None
+    if file.token_uri != TOKEN_URL:
+        raise ConfigError(f"has another token_uri than Google's own, {TOKEN_URL}", param="api_key")
+
+
 class ServiceAccount:
     """Signs a statement for each token."""
 

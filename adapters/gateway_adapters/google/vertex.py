@@ -4,6 +4,8 @@ Rules:
 - `api_key` says which credential: the JSON of a service account (`file:/path/to.json`), that of a person, or the word
   `metadata` for the machine's own. Anything else is an API key of Vertex AI in express mode, which needs no project.
 - The project is the credential's own where the table names none; the location is `global` where it names none.
+- An account's own key is its service account, or an API key; its project is where its requests go, whatever project
+  the table names. The machine's credential is nobody's own, and tokens are asked of Google alone.
 - The gateway renews the token; here is only what to ask and what was answered. Until a token is here the key is to
   blame, never the caller.
 """
@@ -23,11 +25,19 @@ from gateway.api import (
     ProviderConfig,
     Renewing,
     ResponseHead,
+    Secret,
     UpstreamCredentials,
     UpstreamRequest,
 )
 from gateway_adapters.google.adapter import Google, refuse_unknown
-from gateway_adapters.google.credentials import METADATA, Credential, Token, read_credential, read_token
+from gateway_adapters.google.credentials import (
+    METADATA,
+    Credential,
+    Token,
+    check_foreign,
+    read_credential,
+    read_token,
+)
 from gateway_adapters.google.embeddings import predict_request
 
 VERSION: Final = "v1beta1"
@@ -75,6 +85,23 @@ class Access:
         return None if self.credential is None else self.credential.request(now_s)
 
 
+def own_access(config: ProviderConfig, key: Secret) -> ProviderConfig:
+    """The table with an account's own credential in it.
+
+    Raises:
+        ConfigError: it is none that can be somebody's own, or names a project that can't be one.
+    """
+    text = key.reveal()
+    extra = dict(config.extra)
+    if text.lstrip().startswith("{") or text.strip() == METADATA:
+        check_foreign(text)
+        project = read_credential(text).project
+        if not _NAME.fullmatch(project):
+            raise ConfigError("names no project", param="api_key")
+        extra["project"] = project
+    return ProviderConfig(name=config.name, base_url=config.base_url, api_key=key, extra=extra)
+
+
 def bearer(token: Token) -> Headers:
     """The headers of every request with this token."""
     return [(b"accept-encoding", b"identity"), (b"authorization", b"Bearer " + token.text.encode("ascii"))]
@@ -93,6 +120,10 @@ class Vertex(Google):
     @classmethod
     def known(cls) -> Iterable[KnownProvider]:
         return [KnownProvider(name="vertex", title="Google Vertex AI", adapter=cls.ID, variable="", base_url="")]
+
+    @classmethod
+    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:
+        return own_access(config, key)
 
     def configure(self, config: ProviderConfig) -> None:
         self._access = Access(config)
