@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.affordable import take_less
 from gateway.deps import Deps
 from gateway.errors import UnknownModel, Unpriced
 from gateway.exchange import Exchange, Offer
@@ -65,18 +66,18 @@ class Meter:
         if self._count:
             await self._renew()
         x.input_tokens, x.output_tokens = settings.input_tokens, settings.output_tokens
-        amount = max(
-            (_worst_case(offer, settings.input_tokens, settings.output_tokens) for offer in x.offers), default=0
-        )
+        # Once it runs, nobody else will answer.
+        amount = max(map(self._worst_case, x.offers if x.offer is None else (x.offer,)), default=0)
         hold = Hold(deps.new_id() if self._count else x.id, deps.holds.scopes(self._principal), amount)
+        tokens = settings.input_tokens + settings.output_tokens
         admission = await take(
-            hold,
-            settings.input_tokens + settings.output_tokens,
-            self._principal,
-            ledger=deps.ledger,
-            holds=deps.holds,
-            loader=deps.loader,
+            hold, tokens, self._principal, ledger=deps.ledger, holds=deps.holds, loader=deps.loader
         )
+        if not isinstance(admission, Admitted) and x.offer is None and len(x.offers) > 1:
+            hold, admission = await take_less(
+                admission, hold, tokens, self._principal, x=x, deps=deps, worst_case=self._worst_case
+            )
+            amount = hold.amount_nanos
         if not isinstance(admission, Admitted):
             raise refusal_of(admission, now_s=deps.clock.now())
         self._count += 1
@@ -84,6 +85,12 @@ class Meter:
         self._begun_s = deps.clock.monotonic()
         deps.telemetry.credit_held[0] += amount
         deps.holds.add(hold, self._progress)
+
+    def _worst_case(self, offer: Offer) -> Nanos:
+        settings = self._deps.settings.realtime
+        if offer.free or offer.price is None:
+            return 0
+        return hold_nanos(settings.input_tokens, settings.output_tokens, offer.price)
 
     async def _renew(self) -> None:
         """Go by what the key may do now."""
@@ -266,7 +273,3 @@ class Meter:
             tags={**x.tags, "session": x.id},
         )
         return record.with_usage(usage, price or Price(), cost_nanos=cost)
-
-
-def _worst_case(offer: Offer, input_tokens: int, output_tokens: int) -> Nanos:
-    return 0 if offer.free or offer.price is None else hold_nanos(input_tokens, output_tokens, offer.price)

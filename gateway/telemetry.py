@@ -197,6 +197,10 @@ class Telemetry:
         """
         self._decisions.add((scope, limit))
 
+    def count_narrowing(self, scope: str, limit: str) -> None:
+        """Count a request that went on with what there was room for: whose limit, and which (budget, credit)."""
+        self._narrowings.add((scope, limit))
+
     def set_breaker(self, provider: str, state: int) -> None:
         """Show a breaker: 0 closed, 1 half open, 2 open. Of several workers, the worst counts."""
         self._breakers.set((provider if provider in self._providers else OTHER,), state)
@@ -294,6 +298,11 @@ class Telemetry:
         )
         #: One list item, so that counting costs one addition.
         self.allowed = self._decisions.cell("all", "allowed")
+        self._narrowings = registry.counter(
+            "gateway_narrowings_total",
+            "Requests that went on with the cheaper ones of their offers, and the limit that had no room for all.",
+            ("scope", "limit"),
+        )
         aborts = registry.counter("gateway_stream_aborts_total", "Answers cut after their first byte.", ("by",))
         self._stream_aborts: dict[By, Cell] = {by: aborts.cell(by) for by in ("caller", "provider", "gateway")}
         #: Set at snapshot time from the access log, which knows nothing of metrics.

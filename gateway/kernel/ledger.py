@@ -297,12 +297,12 @@ def _admission(reply: Reply) -> Admission:
     if code == 3:
         return Busy(rates, SCOPES[reply[7] - 1], reply[8])
     if code == 4:
-        _, _, _, _, _, _, _, scope, window, limit, spent, why, ends_ms = reply
+        _, _, _, _, _, _, _, scope, window, limit, spent, why, ends_ms, room = reply
         ends = ends_ms if ends_ms >= 0 else None
-        return OverBudget(rates, SCOPES[scope - 1], BUDGET_WINDOWS[window - 1], limit, spent, why == 1, ends)
+        return OverBudget(rates, SCOPES[scope - 1], BUDGET_WINDOWS[window - 1], limit, spent, why == 1, ends, room)
     if code == 8:
         return UsedUp(rates, SCOPES[reply[7] - 1], reply[8], reply[9] == 1)
-    return NoCredit(rates, reply[7] == 1)
+    return NoCredit(rates, reply[7] == 1, reply[8])
 
 
 def _ended(reply: Reply) -> Ended:

@@ -22,6 +22,7 @@ from gateway.kernel.limits import (
     BUDGET_WINDOWS,
     LIFETIME,
     NO_SLOT,
+    BudgetWindow,
     window_end_us,
     window_ids,
 )
@@ -48,6 +49,7 @@ from gateway.kernel.verbs import (
     OverBudget,
     Rates,
     Renewal,
+    ScopeName,
     Scopes,
     Settled,
     Snapshot,
@@ -180,9 +182,7 @@ class Twin:
         states = [self._drained(key, limit, now) for key, limit in zip(keys, limits, strict=False)]
         wanted = (1, tokens)
         refusal: Refusal | NotLoaded | None = _full(states, limits, wanted) or _busy(states, limits)
-        refusal = refusal or _over_budget(states, limits, hold_nanos, now)
-        if refusal is None and hold_nanos > 0:
-            refusal = _unaffordable(states[0], hold_nanos, overdraft)
+        refusal = refusal or _unaffordable(states, limits, hold_nanos, overdraft, now)
         if isinstance(refusal, NotLoaded):
             return Done(refusal)
         if refusal is not None:
@@ -490,10 +490,12 @@ def _busy(states: list[ScopeState], limits: list[ScopeLimits]) -> Refusal | None
     return None
 
 
-def _over_budget(
-    states: list[ScopeState], limits: list[ScopeLimits], amount: int, now: int
+def _unaffordable(
+    states: list[ScopeState], limits: list[ScopeLimits], amount: int, overdraft: int, now: int
 ) -> Refusal | NotLoaded | None:
-    """What is free needs no room in a budget, but it counts as a request."""
+    """What is free needs neither a balance nor room in a budget, but it counts as a request."""
+    over: tuple[ScopeName, BudgetWindow, int, int, bool, int | None] | None = None
+    room = MAX_NANOS
     for number in (0, 1):
         state, budgets = states[number], limits[number].budgets
         if not budgets or (amount == 0 and budgets[-1][0] != LIFETIME):
@@ -508,21 +510,26 @@ def _over_budget(
                 if spent + state.in_flight + 1 > limit:
                     used_up = (SCOPES[number], limit, spent + 1 <= limit)
                     return lambda rates: UsedUp(rates, *used_up)
-            elif amount > 0 and hard and spent + state.held + amount > limit:
-                in_flight = spent + amount <= limit
-                end_us = window_end_us(window, window_id)
-                over = (SCOPES[number], BUDGET_WINDOWS[window - 1], limit, spent, in_flight)
-                ends_ms = None if end_us < 0 else end_us // 1000
-                return lambda rates: OverBudget(rates, *over, ends_ms)
-    return None
-
-
-def _unaffordable(account: ScopeState, amount: int, overdraft: int) -> Refusal | NotLoaded | None:
+            elif amount > 0 and hard:
+                left = limit - spent - state.held
+                room = min(room, left)
+                if left < amount and over is None:
+                    end_us = window_end_us(window, window_id)
+                    ends_ms = None if end_us < 0 else end_us // 1000
+                    name = BUDGET_WINDOWS[window - 1]
+                    over = (SCOPES[number], name, limit, spent, spent + amount <= limit, ends_ms)
+    if amount == 0:
+        return None
+    account = states[0]
     if account.balance is None:
         return NotLoaded("account")
-    room = account.balance + overdraft
-    if account.held + amount > room:
-        return lambda rates: NoCredit(rates, in_flight=amount <= room)
+    credit = account.balance + overdraft
+    room = min(room, credit - account.held)
+    if over is not None:
+        found = over
+        return lambda rates: OverBudget(rates, *found, room)
+    if credit - account.held < amount:
+        return lambda rates: NoCredit(rates, amount <= credit, room)
     return None
 
 

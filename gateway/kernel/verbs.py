@@ -140,6 +140,8 @@ class OverBudget(msgspec.Struct, frozen=True):
     in_flight: bool
     #: Unix time in milliseconds; None: the window has no end.
     ends_ms: int | None
+    #: The largest hold that the balance and all hard budgets have room for; below zero where they are overdrawn.
+    room_nanos: Nanos
 
 
 class UsedUp(msgspec.Struct, frozen=True):
@@ -158,6 +160,8 @@ class NoCredit(msgspec.Struct, frozen=True):
     rates: Rates
     #: It is what others hold in flight that leaves no room: some of it will come back.
     in_flight: bool
+    #: As of `OverBudget`.
+    room_nanos: Nanos
 
 
 class NotLoaded(msgspec.Struct, frozen=True):

@@ -381,6 +381,33 @@ def narrow(menu: Menu, wishes: Preferences, *, needs: frozenset[str], tokens: in
     )
 
 
+def afford(menu: Menu, worst_case: Callable[[Offer], int], *, room_nanos: int) -> Menu | None:
+    """What is left of a menu where there is room for a hold of so much, negative where there is none; None if that is
+    nothing, or all of it. What costs nothing always fits.
+    """
+    most = max(0, room_nanos)
+    fitting = {id(offer) for offer in menu.offers if worst_case(offer) <= most}
+    if len(fitting) == len(menu.offers):
+        return None
+
+    def fit(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        found = (_regroup(group, tuple(c for c in group.candidates if id(c.offer) in fitting)) for group in groups)
+        return tuple(group for group in found if group is not None)
+
+    groups = fit(menu.groups)
+    if not groups:
+        return None
+    return Menu(
+        groups[0],
+        spare=groups[1:],
+        context=fit(menu.context),
+        policy=fit(menu.policy),
+        sole_try=menu.sole_try,
+        hedge=menu.hedge,
+        shadow=menu.shadow,
+    )
+
+
 def _all_wanted(groups: tuple[Group, ...], wishes: Preferences) -> tuple[Group, ...]:
     found = (_regroup(group, _wanted(group, wishes)) for group in groups)
     return tuple(group for group in found if group is not None)

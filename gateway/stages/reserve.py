@@ -3,6 +3,7 @@ settled in one after.
 
 Rules:
 - Admission is all or nothing, and the last thing that refuses: after the call the gateway only accounts.
+- The hold is for the dearest offer that may serve. Where money has no room for it, those that fit will do.
 - What was delivered is charged, by the provider's report, or by an estimate where none came. Where nothing was
   delivered, or the provider refused, nothing is charged.
 - A report beyond anything possible is not believed, and counts as none. No cost is above what the ledger can count.
@@ -12,9 +13,11 @@ Rules:
 
 import logging
 import math
+from functools import partial
 
 import msgspec
 
+from gateway.affordable import take_less
 from gateway.deps import Deps, Handler
 from gateway.exchange import Exchange, Headers, Offer
 from gateway.kernel.admission import refusal_of, take
@@ -51,6 +54,11 @@ async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     started = deps.clock.monotonic()
     admission = await take(hold, tokens, principal, ledger=deps.ledger, holds=deps.holds, loader=deps.loader)
     deps.admit_seconds.observe(deps.clock.monotonic() - started)
+    if not isinstance(admission, Admitted) and len(x.offers) > 1:
+        hold, admission = await take_less(
+            admission, hold, tokens, principal, x=x, deps=deps, worst_case=partial(_worst_case, x)
+        )
+        x.hold_nanos = amount = hold.amount_nanos
     if not isinstance(admission, Admitted):
         deps.telemetry.count_refusal(*_refuser(admission))
         if not isinstance(admission, NotLoaded | Ended):

@@ -29,7 +29,8 @@ SPEAKER = offer_of("speaker", price=Price(input_mtok_nanos=10**9, output_mtok_na
 DEARER = offer_of("dearer", price=Price(input_mtok_nanos=3 * 10**9, output_mtok_nanos=6 * 10**9))
 WRITER = offer_of("writer", price=Price(input_mtok_nanos=5 * 10**9, output_mtok_nanos=5 * 10**9))
 #: Of the dearest that may come to serve it.
-HELD_NANOS = 100 * 3000 + 200 * 6000
+HELD_NANOS = 100 * 1000 + 200 * 2000
+HELD_FOR_ANY_NANOS = 100 * 3000 + 200 * 6000
 USAGE = Usage(input_tokens=30, output_tokens=12)
 USAGE_NANOS = 30 * 1000 + 12 * 2000
 DONE = Event(kind="done", usage=USAGE)
@@ -236,6 +237,21 @@ async def test_a_hold_that_was_not_needed_after_an_answer_is_no_request(open_con
 
     assert talk.balance == (10**9 - USAGE_NANOS, 0)
     assert len(talk.written) == 1
+
+
+async def test_the_dearest_is_held_for_until_it_is_known_who_answers(open_conversation) -> None:
+    talk = open_conversation()
+    talk.x.offer = None
+
+    await talk.meter.hold()
+    any_of_them = talk.balance
+    talk.x.offer = SPEAKER
+    talk.meter.see(DONE)
+    await talk.meter.hold()
+
+    assert any_of_them == (10**9, HELD_FOR_ANY_NANOS)
+    assert talk.balance == (10**9 - USAGE_NANOS, HELD_NANOS)
+    talk.meter.close()
 
 
 async def test_who_can_not_pay_the_next_answer_is_refused_it(open_conversation) -> None:

@@ -33,6 +33,7 @@ FAMILIES = {
     "gateway_shed_total": "counter",
     "gateway_limiter_decisions_total": "counter",
     "gateway_local_journal_bytes": "gauge",
+    "gateway_narrowings_total": "counter",
     "gateway_overhead_seconds": "histogram",
     "gateway_provider_keys_out": "gauge",
     "gateway_records_rejected_total": "counter",
@@ -203,6 +204,7 @@ def test_what_is_counted_as_it_happens():
     telemetry.count_attempt("unknown", "provider_timeout")
     telemetry.count_fallback("provider_timeout")
     telemetry.count_refusal("key", "tokens")
+    telemetry.count_narrowing("key", "budget")
     telemetry.set_breaker("openai", 2)
     telemetry.time_redis("settle").observe(0.0003)
     telemetry.set_pool(size=4, in_use=3, waiting=2)
@@ -216,6 +218,7 @@ def test_what_is_counted_as_it_happens():
     assert text.value("gateway_upstream_attempts_total", provider=OTHER, outcome="provider_timeout") == 1
     assert text.value("gateway_fallbacks_total", reason="provider_timeout") == 1
     assert text.value("gateway_limiter_decisions_total", scope="key", decision="tokens") == 1
+    assert text.value("gateway_narrowings_total", scope="key", limit="budget") == 1
     assert text.value("gateway_breaker_state", provider="openai") == 2
     assert text.value("gateway_redis_seconds_count", op="settle") == 1
     assert text.value("gateway_db_pool_size") == 4

@@ -7,11 +7,13 @@
 --   {1, rates}                                                           admitted
 --   {2, rates, scope, bucket, limit, wanted, retry ms}                   a bucket is full; -1: it can never hold this
 --   {3, rates, scope, limit}                                             too many in flight
---   {4, rates, scope, window, limit, spent, in flight (1) or not (2), end of window ms}   a hard budget
---   {5, rates, in flight (1) or not (2)}   not enough credit: holds in flight use it up, or it is not there
+--   {4, rates, scope, window, limit, spent, in flight (1) or not (2), end of window ms, room}   a hard budget
+--   {5, rates, in flight (1) or not (2), room}   not enough credit: holds in flight use it up, or it is not there
 --   {8, rates, scope, limit, in flight (1) or not (2)}                   all requests of its life were made
 --   {6, scope}                                                           balance or budget counters are not loaded
 --   {7, verb, cost}                                                      the request has ended
+-- `room` is the largest hold that the balance and all hard budgets have room for: the caller may do with less. So what
+-- no smaller hold could mend is told before what one could.
 
 local request = ARGV[1]
 local amount, tokens, lease_ms = whole(ARGV[3]), whole(ARGV[4]), whole(ARGV[5])
@@ -89,7 +91,8 @@ for s = 1, 2 do
 end
 
 -- 3. Money, and the requests of a life. What is free needs neither a balance nor room in a budget.
-local ids
+local ids, over
+local room = MAX
 for s = 1, 2 do
   local v, from = values[s], budgets_at(L, starts[s])
   local last = from + 3 * L[from] - 2
@@ -103,8 +106,12 @@ for s = 1, 2 do
       local used = spent[3 * w - 1]
       if w == LIFETIME then
         if used + tonumber(v[3] or 0) + 1 > limit then return refuse(8, s, limit, used + 1 > limit and 2 or 1) end
-      elseif amount > 0 and L[i + 2] == 1 and used + held + amount > limit then
-        return refuse(4, s, w, limit, used, used + amount > limit and 2 or 1, window_end_ms(w, spent[3 * w - 2]))
+      elseif amount > 0 and L[i + 2] == 1 then
+        local left = limit - used - held
+        if left < room then room = left end
+        if left < amount and not over then
+          over = { s, w, limit, used, used + amount > limit and 2 or 1, window_end_ms(w, spent[3 * w - 2]) }
+        end
       end
     end
   end
@@ -112,8 +119,14 @@ end
 if amount > 0 then
   local v = values[1]
   if not v[1] then return { 6, 1 } end
-  local room = tonumber(v[1]) + L[1]
-  if tonumber(v[2] or 0) + amount > room then return refuse(5, amount > room and 2 or 1) end
+  local credit = tonumber(v[1]) + L[1]
+  local left = credit - tonumber(v[2] or 0)
+  if left < room then room = left end
+  if over then
+    over[7] = room
+    return refuse(4, unpack(over))
+  end
+  if left < amount then return refuse(5, amount > credit and 2 or 1, room) end
 end
 
 -- Admitted: from here on only writes.

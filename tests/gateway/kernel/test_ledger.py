@@ -432,8 +432,8 @@ async def test_no_credit_says_whether_waiting_helps(desk: Desk) -> None:
     scopes = desk.scopes()
     await desk.admit("r", scopes, hold_nanos=600)
 
-    assert await desk.admit("s", scopes, hold_nanos=401) == NoCredit(NO_RATES, in_flight=True)
-    assert await desk.admit("s", scopes, hold_nanos=1001) == NoCredit(NO_RATES, in_flight=False)
+    assert await desk.admit("s", scopes, hold_nanos=401) == NoCredit(NO_RATES, in_flight=True, room_nanos=400)
+    assert await desk.admit("s", scopes, hold_nanos=1001) == NoCredit(NO_RATES, in_flight=False, room_nanos=400)
     assert admitted(await desk.admit("s", scopes, hold_nanos=400))
 
 
@@ -441,7 +441,7 @@ async def test_an_overdraft_lets_holds_pass_below_zero_as_far_as_it_goes(desk: D
     await desk.load(0)
     scopes = desk.scopes(overdraft_nanos=500)
 
-    assert await desk.admit("r", scopes, hold_nanos=501) == NoCredit(NO_RATES, in_flight=False)
+    assert await desk.admit("r", scopes, hold_nanos=501) == NoCredit(NO_RATES, in_flight=False, room_nanos=500)
     assert admitted(await desk.admit("r", scopes, hold_nanos=500))
 
 
@@ -473,12 +473,36 @@ async def test_a_hard_budget_counts_what_is_in_flight(desk: Desk) -> None:
     scopes = desk.scopes(key=Limits(budgets=(Budget("total", 1000),)))
     await desk.admit("r", scopes, hold_nanos=600)
 
-    assert await desk.admit("s", scopes, hold_nanos=401) == OverBudget(NO_RATES, "key", "total", 1000, 0, True, None)
+    assert await desk.admit("s", scopes, hold_nanos=401) == OverBudget(
+        NO_RATES, "key", "total", 1000, 0, True, None, 400
+    )
     await desk.settle("r", scopes, cost_nanos=700)
     assert await desk.admit("s", scopes, hold_nanos=301) == OverBudget(
-        NO_RATES, "key", "total", 1000, 700, False, None
+        NO_RATES, "key", "total", 1000, 700, False, None, 300
     )
     assert admitted(await desk.admit("s", scopes, hold_nanos=300))
+
+
+async def test_the_room_that_is_left_is_that_of_the_tightest(desk: Desk) -> None:
+    await desk.load(300)
+    wide, tight = Budget("month", 5000), Budget("day", 400)
+    scopes = desk.scopes(Limits(budgets=(wide,)), Limits(budgets=(tight, wide)))
+    await desk.admit("r", scopes, hold_nanos=100)
+
+    refused = await desk.admit("s", scopes, hold_nanos=350)
+    assert isinstance(refused, OverBudget)
+    assert (refused.scope, refused.window, refused.room_nanos) == ("key", "day", 200)
+    assert await desk.admit("s", scopes, hold_nanos=201) == NoCredit(NO_RATES, in_flight=True, room_nanos=200)
+    assert admitted(await desk.admit("s", scopes, hold_nanos=200))
+
+
+async def test_an_overdrawn_account_has_less_than_no_room(desk: Desk) -> None:
+    await desk.load(100)
+    scopes = desk.scopes()
+    await desk.settle("lost", scopes, cost_nanos=150)
+
+    assert await desk.admit("r", scopes, hold_nanos=1) == NoCredit(NO_RATES, in_flight=False, room_nanos=-50)
+    assert admitted(await desk.admit("free", scopes))
 
 
 async def test_a_key_is_good_for_so_many_requests(desk: Desk) -> None:

@@ -75,7 +75,7 @@ async def test_an_account_is_asked_for_where_postgres_knows_it(worker):
     assert isinstance(await worker.admit(5), NotLoaded)
     await worker.load(100)
     assert isinstance(await worker.admit(60), Admitted)
-    assert await worker.admit(60) == NoCredit(rates=(await worker.admit(60)).rates, in_flight=True)
+    assert await worker.admit(60) == NoCredit(rates=(await worker.admit(60)).rates, in_flight=True, room_nanos=40)
     assert isinstance(await worker.admit(101), NoCredit)
 
 

@@ -5,7 +5,7 @@ import pytest
 from gateway.errors import BadRequest, NoOffer, UnknownModel, UnmetWish, Unpriced
 from gateway.exchange import Offer
 from gateway.kernel.offers import OfferTable
-from gateway.routing.menu import MENUS_MAX, narrow
+from gateway.routing.menu import MENUS_MAX, afford, narrow
 from gateway.routing.needs import needs_of
 from gateway.routing.preferences import NONE, Preferences
 from gateway.settings import Model, ModelTimeouts, Provider, Timeouts
@@ -297,3 +297,52 @@ def test_the_longest_answer_is_known_where_it_is_known_of_all():
     assert menus(known).find("m", CHAT).longest_tokens == 200
     half = {"m": (offer("a", output_tokens_max=100), offer("b"))}
     assert menus(half).find("m", CHAT).longest_tokens is None
+
+
+# -- what there is money for -----------------------------------------------------------------------------------------
+
+
+def cost(each: Offer) -> int:
+    return 0 if each.free else each.price.input_mtok_nanos
+
+
+def dear_and_cheap():
+    row = Model(fallbacks=("n",), context_fallbacks=("p",), policy_fallbacks=("n", "p"), hedge=True)
+    offers = {
+        "m": (priced("dear", 100), priced("cheap", 30)),
+        "n": (priced("cheap", 20, model="n"), priced("dear", 90, model="n")),
+        "p": (priced("cheap", 60, model="p"),),
+    }
+    return menus(offers, {"m": row}).find("m", CHAT)
+
+
+def test_what_there_is_no_money_for_is_on_no_part_of_a_menu():
+    menu = afford(dear_and_cheap(), cost, room_nanos=59)
+
+    assert [(each.model, each.provider) for each in menu.offers] == [("m", "cheap"), ("n", "cheap")]
+    assert (providers_of(menu), menu.hedge, menu.context) == (["cheap"], True, ())
+    assert [providers_of(group) for group in (*menu.spare, *menu.policy)] == [["cheap"], ["cheap"]]
+
+
+def test_a_fallback_that_there_is_money_for_takes_over():
+    menu = afford(dear_and_cheap(), cost, room_nanos=25)
+
+    assert [(each.model, each.provider) for each in menu.offers] == [("n", "cheap")]
+    assert menu.spare == ()
+
+
+@pytest.mark.parametrize("room_nanos", [-5, 19, 100])
+def test_where_nothing_or_everything_fits_there_is_nothing_to_leave_out(room_nanos):
+    assert afford(dear_and_cheap(), cost, room_nanos=room_nanos) is None
+
+
+def test_what_is_free_fits_into_debts():
+    menu = afford(menus({"m": (priced("a", 1), B)}).find("m", CHAT), cost, room_nanos=-5)
+
+    assert providers_of(menu) == ["b"]
+
+
+def test_a_model_for_long_prompts_alone_is_no_fallback_for_the_poor():
+    made = menus({"m": (priced("a", 9),), "p": (B,)}, {"m": Model(context_fallbacks=("p",))})
+
+    assert afford(made.find("m", CHAT), cost, room_nanos=5) is None
