@@ -259,7 +259,9 @@ class Extended(Protocol):
     """For an adapter that reads more in a chat completion than OpenAI's reference has. Optional.
 
     A caller of another dialect may have said it, and the bridge then hands it on instead of dropping it:
-    `cache_control`, which stands on parts, messages and tools.
+    `cache_control`, which stands on parts, messages and tools, and `reasoning_details` of the assistant's messages,
+    in OpenRouter's form: what the model thought, signed or sealed. A detail's `format` says whose it is; an adapter
+    takes its own provider's and leaves the others out.
     """
 
     extensions: frozenset[str]

@@ -59,6 +59,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     peek: Peek
     #: The model as the caller named it; empty where the path has none.
     model: str
+    #: Who asks: what an adapter remembers of one account must not be found by another. 0 for the gateway itself.
+    account_id: int = 0
     #: The body, where it is a form too large to be held; `body` is empty then.
     upload: "Upload | None" = None
 

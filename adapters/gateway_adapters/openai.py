@@ -90,6 +90,7 @@ class OpenAI:
         except ConfigError as error:
             raise ConfigError(error.message, param="base_url") from error
         self.dialects = row.dialects
+        self.extensions = row.extensions
         self._secret = config.api_key.reveal() if config.api_key is not None else ""
         # The same adapter talks to servers of one's own, which may want no key.
         if row.key_required and not self._secret and base_url == row.base_url:

@@ -48,6 +48,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model_prefix: str = ""
     trust_cost: bool = False
     reasoning_in_total: bool = False
+    extensions: frozenset[str] = frozenset()
 
 
 @cache

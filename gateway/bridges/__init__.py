@@ -21,9 +21,10 @@ from gateway.bridges.gemini import Gemini
 from gateway.bridges.gemini_embed import GeminiEmbed
 from gateway.bridges.messages import Messages
 from gateway.bridges.responses import Responses
+from gateway.bridges.seals import without_seals
 from gateway.wire.dialects import Dialect
 
-__all__ = ["BRIDGES", "COUNTERS", "Bridge", "Opened", "reach"]
+__all__ = ["BRIDGES", "COUNTERS", "Bridge", "Opened", "reach", "without_seals"]
 
 #: One for each dialect.
 _ALL: tuple[Bridge, ...] = (Completions(), Gemini(), GeminiEmbed(), Messages(), Responses())

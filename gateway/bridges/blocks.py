@@ -15,13 +15,15 @@ from gateway.bridges.taps import Unwritable
 #: Characters that wait for a call's arguments to be whole.
 WAITING_CHARS_MAX: Final = 4 * 1024 * 1024
 
-Kind = Literal["text", "thinking", "tool_use"]
+Kind = Literal["text", "thinking", "redacted_thinking", "tool_use"]
 
 _OTHER: Final = re.compile(r"[^A-Za-z0-9_-]")
 _DELTAS: Final[dict[Kind, bytes]] = {
     "text": b'{"type":"text_delta","text":',
     "thinking": b'{"type":"thinking_delta","thinking":',
     "tool_use": b'{"type":"input_json_delta","partial_json":',
+    # It comes whole, with its beginning.
+    "redacted_thinking": b"",
 }
 _EMPTY: Final[dict[Kind, bytes]] = {
     "text": b'{"type":"text","text":""}',
@@ -35,10 +37,12 @@ def call_id(answer: str, number: int) -> str:
 
 
 class _Block:
-    __slots__ = ("end", "id", "kind", "name", "number", "pieces")
+    __slots__ = ("end", "id", "kind", "name", "number", "pieces", "secret")
 
-    def __init__(self, kind: Kind, number: int) -> None:
+    def __init__(self, kind: Kind, number: int, secret: str = "") -> None:
         self.kind: Kind = kind
+        #: The signature of a thought, or what one is that can't be read.
+        self.secret = secret
         #: Of a call.
         self.number = number
         self.id = ""
@@ -87,9 +91,29 @@ class Blocks:
         waiting = self._waiting
         if not waiting and (self._open is None or self._open.may_close):
             return self._switch(_Block(kind, -1)) + self._write(text)
-        if not waiting or waiting[-1].kind != kind:
+        if not waiting or waiting[-1].kind != kind or waiting[-1].secret:
             waiting.append(_Block(kind, -1))
         return self._wait(waiting[-1], text)
+
+    def sign(self, signature: str) -> bytes:
+        """The signature of the thought that was told last, or of one that is not told; it ends that thought."""
+        waiting = self._waiting
+        if waiting:
+            if waiting[-1].kind != "thinking" or waiting[-1].secret:
+                waiting.append(_Block("thinking", -1))
+            waiting[-1].secret = signature
+            return self._hold(len(signature))
+        block = self._open
+        if block is None or block.kind != "thinking" or block.secret:
+            return self._begin(_Block("thinking", -1, signature))
+        # What is thought after it is another thought.
+        self._kind = None
+        block.secret = signature
+        return self._sign(signature)
+
+    def hide(self, data: str) -> bytes:
+        """A thought that can't be read."""
+        return self._begin(_Block("redacted_thinking", -1, data))
 
     def call(self, number: int, *, id_: str, name: str, arguments: str) -> bytes:
         """A piece of a call; the name and the id stand in its first one."""
@@ -124,10 +148,18 @@ class Blocks:
     def _wait(self, block: _Block, text: str) -> bytes:
         if text:
             block.pieces.append(text)
-            self._waiting_chars += len(text)
-            if self._waiting_chars > WAITING_CHARS_MAX:
-                raise Unwritable("several calls at once, none of them whole")
+        return self._hold(len(text))
+
+    def _hold(self, chars: int) -> bytes:
+        self._waiting_chars += chars
+        if self._waiting_chars > WAITING_CHARS_MAX:
+            raise Unwritable("several calls at once, none of them whole")
         return self._advance()
+
+    def _begin(self, block: _Block) -> bytes:
+        """A block that is whole; it waits like any other."""
+        self._waiting.append(block)
+        return self._hold(len(block.secret))
 
     def _advance(self) -> bytes:
         """Open what waits for as long as the block before it may be closed."""
@@ -144,6 +176,11 @@ class Blocks:
             self._waiting_chars -= len(text)
             block.pieces.clear()
             out += self._write(text)
+        if block.secret:
+            self._waiting_chars -= len(block.secret)
+            self._kind = None
+            if block.kind == "thinking":
+                out += self._sign(block.secret)
         return out
 
     def _switch(self, block: _Block) -> bytes:
@@ -160,6 +197,8 @@ class Blocks:
         if kind == "tool_use":
             id_ = block.id or call_id(self._name, block.number)
             content = encode({"type": kind, "id": id_, "name": block.name, "input": {}})
+        elif kind == "redacted_thinking":
+            content = encode({"type": kind, "data": block.secret})
         else:
             content = _EMPTY[kind]
         start = b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
@@ -167,6 +206,10 @@ class Blocks:
 
     def _write(self, text: str) -> bytes:
         return b"%b%b}}\n\n" % (self._delta, encode(text))
+
+    def _sign(self, signature: str) -> bytes:
+        delta = b'{"type":"content_block_delta","index":%d,"delta":{"type":"signature_delta","signature":%b}}'
+        return b"event: content_block_delta\ndata: %b\n\n" % (delta % (self._index, encode(signature)))
 
     def _close(self) -> bytes:
         if self._open is None:

@@ -7,7 +7,8 @@ Rules:
   who asks for a stream without `alt=sse` gets what Google gives: an array of the same objects.
 - A call to a function is written when its arguments are whole, and in the order in which the calls were begun.
 - The usage stands in the last object, with the finish reason.
-- Thoughts are told to callers who ask for them (`includeThoughts`), and to no others.
+- Thoughts are told to callers who ask for them (`includeThoughts`), and to no others. What a provider signed or
+  sealed of them stands on the part that follows, as Google's own signatures do; so it comes back (`reasoning.py`).
 
 Source: https://ai.google.dev/api/generate-content, as the official SDK reads it.
 """
@@ -22,6 +23,17 @@ from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.calls import CallNumbers, JSONEnd, TooManyCalls
 from gateway.bridges.gemini_request import chat_of_gemini, includes_thoughts
 from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, ToolCall, calls_of, delta_of, encode, has_logprobs
+from gateway.bridges.reasoning import (
+    DETAILS_MAX,
+    EXTENSION,
+    Detail,
+    is_text,
+    read_details,
+    seal_bytes,
+    secret_of,
+    secrets_in,
+    signature_of,
+)
 from gateway.bridges.taps import BodyTap, StreamTap, Unwritable
 from gateway.exchange import Call
 from gateway.wire.dialects import JSON_TYPE, SSE_TYPE, Dialect
@@ -46,7 +58,7 @@ class Gemini:
     hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
-        return chat_of_gemini(call)
+        return chat_of_gemini(call, carries=EXTENSION in extensions)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         input_tokens = estimate_input_tokens(call.body)
@@ -61,10 +73,12 @@ class Gemini:
 class _Waiting:
     """A call whose arguments are on their way."""
 
-    __slots__ = ("arguments", "end", "id", "name")
+    __slots__ = ("arguments", "end", "id", "name", "signature")
 
     def __init__(self) -> None:
         self.id = ""
+        #: Google's own.
+        self.signature: str | None = None
         self.name = ""
         self.arguments: list[str] = []
         self.end = JSONEnd()
@@ -73,9 +87,11 @@ class _Waiting:
 class _Candidate:
     """What is to be remembered of one candidate until its end."""
 
-    __slots__ = ("calls", "finish", "numbers", "written")
+    __slots__ = ("calls", "finish", "numbers", "secrets", "written")
 
     def __init__(self) -> None:
+        #: What is to stand on the next part.
+        self.secrets: list[Detail] = []
         self.finish = ""
         self.numbers = CallNumbers()
         #: Calls that are not written yet, in order, and how many were.
@@ -93,6 +109,7 @@ class GeminiStream:
         "_id",
         "_model",
         "_said",
+        "_signed",
         "_tail",
         "_text",
         "_thoughts",
@@ -113,6 +130,8 @@ class GeminiStream:
         self._candidates: dict[int, _Candidate] = {}
         #: The first candidate is among them.
         self._said = False
+        #: Something is to stand on the next part.
+        self._signed = False
         self._waiting_chars = 0
 
     def write(self, chunk: Chunk) -> bytes:
@@ -126,7 +145,7 @@ class GeminiStream:
         for choice in choices:
             delta = delta_of(choice)
             text = delta.content
-            if text and self._said and self._is_plain(choice, delta):
+            if text and self._said and not self._signed and self._is_plain(choice, delta):
                 # The usual: one more piece of text of the only candidate.
                 out += self._frame(b'%b%b}],"role":"model"},"index":0}]%b' % (self._text, encode(text), self._tail))
                 continue
@@ -140,6 +159,8 @@ class GeminiStream:
         candidates: list[dict[str, object]] = []
         for index, candidate in sorted(self._candidates.items()) or [(0, _Candidate())]:
             parts = [_function_call(call) for call in candidate.calls]
+            if candidate.secrets:
+                _sign(parts, candidate.secrets)
             content = {"content": {"parts": parts, "role": "model"}} if parts else {}
             candidates.append({**content, "finishReason": _finish(candidate.finish), "index": index})
         last = encode({"candidates": candidates, "usageMetadata": usage_metadata(usage)})
@@ -164,14 +185,23 @@ class GeminiStream:
         if candidate is None:
             candidate = self._candidates[choice.index] = _Candidate()
             self._said = 0 in self._candidates
-        parts: Parts = [*self._thought(delta), *_texts(delta.content), *_texts(delta.refusal)]
+        parts = self._thought(delta)
+        if candidate.secrets and parts:
+            _sign(parts, candidate.secrets)
+        if self._thoughts and delta.reasoning_details:
+            candidate.secrets += secrets_in(delta.reasoning_details)[: DETAILS_MAX - len(candidate.secrets)]
+        said = [*_texts(delta.content), *_texts(delta.refusal)]
         for call in calls_of(delta):
             self._take(candidate, call)
         while candidate.calls and candidate.calls[0].end.whole and candidate.calls[0].name:
             call_ = candidate.calls.pop(0)
             candidate.written += 1
             self._waiting_chars -= sum(map(len, call_.arguments))
-            parts.append(_function_call(call_))
+            said.append(_function_call(call_))
+        if candidate.secrets and said:
+            _sign(said, candidate.secrets)
+        parts += said
+        self._signed = any(each.secrets for each in self._candidates.values())
         if choice.finish_reason:
             candidate.finish = "content_filter" if delta.refusal else choice.finish_reason
         logprobs = logprobs_result(choice.logprobs)
@@ -192,6 +222,8 @@ class GeminiStream:
             candidate.calls.append(_Waiting())
         waiting = candidate.calls[number]
         waiting.id = waiting.id or call.id or ""
+        if call.extra_content:
+            waiting.signature = waiting.signature or signature_of(call)
         if function is not None:
             waiting.name = waiting.name or function.name or ""
         if arguments:
@@ -231,17 +263,19 @@ class _Body:
         candidates: list[dict[str, object]] = []
         for choice in completion.choices or ():
             delta = delta_of(choice)
-            parts: Parts = []
-            if self._thoughts and (thought := delta.reasoning_content or delta.reasoning):
-                parts.append({"text": thought, "thought": True})
-            parts += [*_texts(delta.content), *_texts(delta.refusal)]
+            parts, secrets = self._thought(delta)
+            said = [*_texts(delta.content), *_texts(delta.refusal)]
             for call in calls_of(delta):
                 waiting = _Waiting()
                 waiting.id = call.id or ""
+                waiting.signature = signature_of(call)
                 if call.function is not None:
                     waiting.name = call.function.name or ""
                     waiting.arguments.append(call.function.arguments or "")
-                parts.append(_function_call(waiting))
+                said.append(_function_call(waiting))
+            if secrets:
+                _sign(said, secrets)
+            parts += said
             candidate: dict[str, object] = {
                 "content": {"parts": parts, "role": "model"},
                 "finishReason": _finish("content_filter" if delta.refusal else choice.finish_reason or ""),
@@ -258,6 +292,40 @@ class _Body:
                 "responseId": completion.id or self._id,
             }
         )
+
+    def _thought(self, delta: Delta) -> tuple[Parts, list[Detail]]:
+        """What was thought, for a caller who wants it, and what is to stand on the part after it."""
+        if not self._thoughts:
+            return [], []
+        details = read_details(delta.reasoning_details) if delta.reasoning_details else []
+        thinking = delta.reasoning_content or delta.reasoning
+        if not any(is_text(detail) and detail.get("text") for detail in details):
+            parts: Parts = [{"text": thinking, "thought": True}] if thinking else []
+            return parts, [detail for detail in details if secret_of(detail)]
+        parts = []
+        secrets: list[Detail] = []
+        for detail in details:
+            text = detail.get("text") if is_text(detail) else None
+            if text:
+                part: dict[str, object] = {"text": text, "thought": True}
+                if secrets:
+                    _sign([part], secrets)
+                parts.append(part)
+            if secret_of(detail):
+                secrets.append(detail)
+        return parts, secrets
+
+
+def _sign(parts: Parts, secrets: list[Detail]) -> None:
+    """Put what a provider wants back on the first of these parts, or on one without a word of its own."""
+    part = next((part for part in parts if "thoughtSignature" not in part), None)
+    if part is None:
+        part = {"text": ""}
+        parts.insert(0, part)
+    # The text of a thought stands in the parts before.
+    bare = [{name: value for name, value in detail.items() if name != "text"} for detail in secrets]
+    part["thoughtSignature"] = seal_bytes(bare)
+    secrets.clear()
 
 
 def usage_metadata(usage: Usage) -> dict[str, object]:
@@ -317,4 +385,7 @@ def _function_call(call: _Waiting) -> dict[str, object]:
     function: dict[str, object] = {"name": call.name, "args": arguments}
     if call.id:
         function["id"] = call.id
-    return {"functionCall": function}
+    part: dict[str, object] = {"functionCall": function}
+    if call.signature:
+        part["thoughtSignature"] = call.signature
+    return part

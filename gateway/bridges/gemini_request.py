@@ -8,7 +8,8 @@ Rules:
 - Members are read in camel case and with underscores, as Google reads them.
 - What only Google can do is refused: its searches and sandboxes, files it keeps, caches, speech and pictures as
   answers. What is a hint or a filter of Google's own is dropped and told.
-- Thoughts of earlier turns stay behind: without Google's signature they mean nothing to anybody else.
+- Thoughts of earlier turns stay behind, but for those with a signature: it says which provider wants them back, and
+  adapters that read such details get them (`reasoning.py`).
 
 Source: https://ai.google.dev/api/generate-content.
 """
@@ -32,6 +33,8 @@ from gateway.bridges.hub import (
     unsupported,
     without_none,
 )
+from gateway.bridges.reasoning import GOOGLE, unseal_bytes
+from gateway.bridges.reasoning import Reader as Thoughts
 from gateway.errors import BadRequest
 from gateway.exchange import Call
 
@@ -73,15 +76,15 @@ def includes_thoughts(call: Call) -> bool:
     return thinking is not None and bool(Members(thinking, spell=camel).take("includeThoughts", bool))
 
 
-def chat_of_gemini(call: Call) -> Opened:
-    """The chat completion that asks for the same.
+def chat_of_gemini(call: Call, *, carries: bool = False) -> Opened:
+    """The chat completion that asks for the same. `carries` says that the adapter reads `reasoning_details`.
 
     Raises:
         BadRequest: naming the member that is malformed, or can't be carried.
     """
     members = request_members(call, spell=camel)
     members.refuse(_REFUSED)
-    reader = _Reader()
+    reader = _Reader(carries=carries)
     if (raw := members.raw("systemInstruction")) is not None:
         reader.system(raw)
     for number, raw in enumerate(members.need("contents", list[msgspec.Raw])):
@@ -100,7 +103,8 @@ def chat_of_gemini(call: Call) -> Opened:
 class _Reader:
     """Makes chat messages of contents."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, carries: bool) -> None:
+        self._carries = carries
         self.messages: list[dict[str, object]] = []
         #: What was left out on the way.
         self.dropped: list[str] = []
@@ -143,14 +147,28 @@ class _Reader:
     def _model(self, parts: list[Members]) -> None:
         texts: list[str] = []
         calls: list[dict[str, object]] = []
+        secrets = Thoughts(carries=self._carries)
+        #: What was thought since the last signature.
+        thoughts: list[str] = []
         for part in parts:
-            if part.take("thought", bool):
-                self.dropped.append("thoughts")
+            is_thought = part.take("thought", bool)
+            signature = part.take("thoughtSignature", str)
+            call = part.raw("functionCall")
+            made = None
+            if call is not None:
+                made = self._call(Members(call, where=f"{part.where}functionCall.", spell=camel))
+                calls.append(made)
+            if signature is not None:
+                details = unseal_bytes(signature, f"{part.where}thoughtSignature")
+                if details is not None:
+                    secrets.open(details, "".join(thoughts))
+                    thoughts.clear()
+                else:
+                    secrets.hide(signature, form=GOOGLE, call_id=None if made is None else str(made["id"]))
+            if is_thought:
+                thoughts.append(part.take("text", str) or "")
+            elif call is not None:
                 continue
-            if part.raw("thoughtSignature") is not None:
-                self.dropped.append("thoughtSignature")
-            if (raw := part.raw("functionCall")) is not None:
-                calls.append(self._call(Members(raw, where=f"{part.where}functionCall.", spell=camel)))
             elif (text := part.take("text", str)) is not None:
                 texts.append(text)
             else:
@@ -158,6 +176,12 @@ class _Reader:
         message: dict[str, object] = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
+        if secrets.details:
+            message["reasoning_details"] = secrets.details
+        if thoughts:
+            self.dropped.append("thoughts")
+        if secrets.dropped:
+            self.dropped.append("thoughtSignature")
         self.messages.append(message)
 
     def _call(self, call: Members) -> dict[str, object]:

@@ -202,6 +202,8 @@ class ToolCall(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    #: What a provider wants back with it, under the provider's name.
+    extra_content: msgspec.Raw = _NONE
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -371,6 +373,7 @@ def _tool_call(call: dict[str, Any]) -> ToolCall:  # Any: JSON
         index=index if isinstance(index, int) else None,
         id=_text(call.get("id")) or None,
         function=_function(call.get("function")),
+        extra_content=_raw(call.get("extra_content")),
     )
 
 

@@ -6,7 +6,9 @@ streamed.
 Rules:
 - `message_start` comes first, with an estimate of the input, which some clients show while the answer is under way;
   the figures that are charged stand in `message_delta`, which is written when they are known.
-- Reasoning becomes a thinking block without a signature: nobody but the provider could have made one.
+- Reasoning becomes a thinking block, with the signature that its provider gave it, if any. What another maker than
+  Anthropic signed or sealed stands in a block's place for such things, to be sent back (`reasoning.py`); that is for
+  callers who asked for thinking, as others may not know such blocks.
 - Where the answer calls a tool, the stop reason is `tool_use`, whatever the provider calls it.
 
 Source: https://platform.claude.com/docs/en/api/messages and .../messages-streaming, as the official SDK reads them.
@@ -20,8 +22,19 @@ from gateway.api import ResponseHead, Tap
 from gateway.bridges.blocks import Blocks, call_id
 from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.calls import CallNumbers, TooManyCalls
-from gateway.bridges.hub import UNREADABLE, Choice, Chunk, calls_of, delta_of, encode
-from gateway.bridges.messages_request import chat_of_messages
+from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, calls_of, delta_of, encode
+from gateway.bridges.messages_request import chat_of_messages, wants_thinking
+from gateway.bridges.reasoning import (
+    EXTENSION,
+    Detail,
+    detail_of,
+    is_text,
+    of_claude,
+    read_details,
+    seal_details,
+    secret_of,
+    secrets_in,
+)
 from gateway.bridges.taps import BodyTap, StreamTap, Unwritable
 from gateway.exchange import Call
 from gateway.wire.dialects import Dialect
@@ -49,23 +62,35 @@ class Messages:
     hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
-        return chat_of_messages(call, keeps="cache_control" in extensions)
+        return chat_of_messages(call, keeps="cache_control" in extensions, carries=EXTENSION in extensions)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         input_tokens = estimate_input_tokens(call.body)
+        seals = wants_thinking(call)
         if call.peek.stream:
-            writer = MessageStream(call.id, model=call.model, input_tokens=input_tokens)
+            writer = MessageStream(call.id, model=call.model, input_tokens=input_tokens, seals=seals)
             return StreamTap(inner, writer, input_tokens=input_tokens)
-        return BodyTap(inner, MessageBody(call.id, model=call.model), input_tokens=input_tokens)
+        return BodyTap(inner, MessageBody(call.id, model=call.model, seals=seals), input_tokens=input_tokens)
 
 
 class MessageStream:
     """Writes the events of one message."""
 
-    __slots__ = ("_blocks", "_finish", "_id", "_input_tokens", "_model", "_numbers", "_refused", "_stop_sequence")
+    __slots__ = (
+        "_blocks",
+        "_finish",
+        "_id",
+        "_input_tokens",
+        "_model",
+        "_numbers",
+        "_refused",
+        "_seals",
+        "_stop_sequence",
+    )
 
-    def __init__(self, id_: str, *, model: str, input_tokens: int) -> None:
-        """`id_` and `model` are used where the provider names none."""
+    def __init__(self, id_: str, *, model: str, input_tokens: int, seals: bool = False) -> None:
+        """`id_` and `model` are used where the provider names none. `seals`: see the rules above."""
+        self._seals = seals
         self._id = id_
         self._model = model
         self._input_tokens = input_tokens
@@ -90,6 +115,9 @@ class MessageStream:
         delta = delta_of(choice)
         if thinking := delta.reasoning_content or delta.reasoning:
             out += blocks.say("thinking", thinking)
+        if delta.reasoning_details:
+            for detail in secrets_in(delta.reasoning_details):
+                out += self._secret(blocks, detail)
         if delta.content:
             out += blocks.say("text", delta.content)
         if delta.refusal:
@@ -120,12 +148,20 @@ class MessageStream:
                 number = self._numbers.find(call)
             except TooManyCalls:
                 raise Unwritable("more calls than can be counted") from None
+            if call.extra_content and (detail := detail_of(call)) is not None:
+                out += self._secret(blocks, detail)
             function = call.function
             name = arguments = ""
             if function is not None:
                 name, arguments = function.name or "", function.arguments or ""
             out += blocks.call(number, id_=call.id or "", name=name, arguments=arguments)
         return out
+
+    def _secret(self, blocks: Blocks, detail: Detail) -> bytes:
+        kind, secret = _secret_block(detail)
+        if not (self._seals or of_claude(detail)):
+            return b""
+        return blocks.sign(secret) if kind == "thinking" else blocks.hide(secret)
 
     def _start(self, chunk: Chunk) -> tuple[Blocks, bytes]:
         id_ = chunk.id or self._id
@@ -147,22 +183,23 @@ class MessageStream:
 class MessageBody:
     """Writes one message as a whole."""
 
-    def __init__(self, id_: str, *, model: str) -> None:
+    def __init__(self, id_: str, *, model: str, seals: bool = False) -> None:
         self._id = id_
         self._model = model
+        self._seals = seals
 
     def __call__(self, completion: Chunk, usage: Usage) -> bytes:
         assert completion.choices
         choice = completion.choices[0]
         delta = delta_of(choice)
         id_ = completion.id or self._id
-        content: list[dict[str, object]] = []
-        if thinking := delta.reasoning_content or delta.reasoning:
-            content.append({"type": "thinking", "thinking": thinking, "signature": ""})
+        content = self._thoughts(delta)
         content += [{"type": "text", "text": text} for text in (delta.content, delta.refusal) if text]
         calls = calls_of(delta)
         for number, call in enumerate(calls):
             function = call.function
+            if self._seals and (detail := detail_of(call)) is not None:
+                content.append({"type": "redacted_thinking", "data": seal_details([detail])})
             content.append(
                 {
                     "type": "tool_use",
@@ -188,6 +225,39 @@ class MessageBody:
                 "usage": usage_object(usage),
             }
         )
+
+    def _thoughts(self, delta: Delta) -> list[dict[str, object]]:
+        """What was thought: one by one where the provider tells it so, else as one."""
+        content: list[dict[str, object]] = []
+        details = read_details(delta.reasoning_details) if delta.reasoning_details else []
+        thinking = delta.reasoning_content or delta.reasoning or ""
+        told = [detail for detail in details if is_text(detail)]
+        if thinking and not any(detail.get("text") for detail in told):
+            # A signature without its text is that of all there is.
+            content.append({"type": "thinking", "thinking": thinking, "signature": ""})
+        for detail in details:
+            secret = ""
+            if secret_of(detail) and (self._seals or of_claude(detail)):
+                secret = _secret_block(detail)[1]
+            if is_text(detail):
+                text = detail.get("text")
+                if not text and thinking and len(told) == 1:
+                    content[0]["signature"] = secret
+                elif text or secret:
+                    said = text if isinstance(text, str) else ""
+                    content.append({"type": "thinking", "thinking": said, "signature": secret})
+            elif secret:
+                content.append({"type": "redacted_thinking", "data": secret})
+        return content
+
+
+def _secret_block(detail: Detail) -> tuple[str, str]:
+    """The kind of block that has a place for a secret, and how it is written there."""
+    if is_text(detail):
+        # The text stands beside it.
+        bare = {name: value for name, value in detail.items() if name != "text"}
+        return "thinking", secret_of(detail) if of_claude(detail) else seal_details([bare])
+    return "redacted_thinking", secret_of(detail) if of_claude(detail) else seal_details([detail])
 
 
 def usage_object(usage: Usage) -> dict[str, object]:

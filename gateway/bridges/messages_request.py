@@ -11,7 +11,8 @@ Rules:
 - Dropped and told: `top_k`, `cache_control` where it is of no use, hints about speed and context, and
   whatever nobody knows.
 - Reasoning without a signature came through this gateway from a provider without signatures, some of which want it
-  back; with a signature it is another provider's secret, and stays behind.
+  back. With a signature it is Anthropic's, or what another maker signed and `messages.py` sealed: it goes to adapters
+  that read such details, and to no others.
 - The bound of the answer is `max_completion_tokens`, which is what newer models of OpenAI insist on; a provider that
   has only the older name for it says so in its row.
 
@@ -35,6 +36,8 @@ from gateway.bridges.hub import (
     unsupported,
     without_none,
 )
+from gateway.bridges.reasoning import Reader as Thoughts
+from gateway.bridges.reasoning import is_sealed, unseal_details
 from gateway.errors import BadRequest
 from gateway.exchange import Call
 
@@ -67,6 +70,7 @@ class _Block(msgspec.Struct, gc=False):
     tool_use_id: str = ""
     thinking: str = ""
     signature: str | None = None
+    data: str = ""
     is_error: bool | None = None
     title: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"{}")
@@ -109,15 +113,24 @@ _decode_text = msgspec.json.Decoder(str).decode
 _decode_source = msgspec.json.Decoder(_Source).decode
 
 
-def chat_of_messages(call: Call, *, keeps: bool = False) -> Opened:
-    """The chat completion that asks for the same. `keeps` says that the adapter reads `cache_control`.
+def wants_thinking(call: Call) -> bool:
+    """Whether the caller asked to see what the model thinks, of a call that was opened."""
+    if b'"thinking"' not in call.body:
+        return False
+    thinking = request_members(call).take("thinking", _Thinking)
+    return thinking is not None and thinking.type != "disabled"
+
+
+def chat_of_messages(call: Call, *, keeps: bool = False, carries: bool = False) -> Opened:
+    """The chat completion that asks for the same. `keeps` says that the adapter reads `cache_control`, `carries` that
+    it reads `reasoning_details`.
 
     Raises:
         BadRequest: naming the member that is malformed, or can't be carried.
     """
     members = request_members(call)
     members.refuse(_REFUSED)
-    reader = _Reader(keeps=keeps)
+    reader = _Reader(keeps=keeps, carries=carries)
     chat: dict[str, object] = {"model": call.model}
     bound = members.need("max_tokens", int)
     if (system := members.raw("system")) is not None:
@@ -141,9 +154,10 @@ def chat_of_messages(call: Call, *, keeps: bool = False) -> Opened:
 class _Reader:
     """Makes chat messages of Anthropic's."""
 
-    def __init__(self, *, keeps: bool) -> None:
+    def __init__(self, *, keeps: bool, carries: bool) -> None:
         #: Marks of what is to be cached are handed on.
         self.keeps = keeps
+        self._carries = carries
         self.messages: list[dict[str, object]] = []
         #: What was left out on the way.
         self.dropped: list[str] = []
@@ -189,6 +203,7 @@ class _Reader:
             return
         texts: list[str] = []
         thoughts: list[str] = []
+        secrets = Thoughts(carries=self._carries)
         calls: list[dict[str, object]] = []
         message: dict[str, object] = {"role": "assistant"}
         for number, block in enumerate(content):
@@ -200,15 +215,28 @@ class _Reader:
                 texts.append(block.text)
             elif block.type == "tool_use":
                 calls.append(_call(block, place))
-            elif block.type == "thinking" and not block.signature:
-                thoughts.append(block.thinking)
-            elif block.type in ("thinking", "redacted_thinking"):
-                self.dropped.append("thinking_blocks")
+            elif block.type == "thinking":
+                signature = block.signature or ""
+                if is_sealed(signature):
+                    secrets.open(unseal_details(signature, f"{place}.signature"), block.thinking)
+                elif signature:
+                    secrets.sign(block.thinking, signature)
+                if not signature or is_sealed(signature):
+                    thoughts.append(block.thinking)
+            elif block.type == "redacted_thinking":
+                if is_sealed(block.data):
+                    secrets.open(unseal_details(block.data, f"{place}.data"))
+                else:
+                    secrets.hide(block.data)
             else:
                 raise unsupported(place, f"a block of type {_shown(block.type)} can't be carried to this provider.")
         message["content"] = "".join(texts) or (None if calls else "")
         if thoughts:
             message["reasoning_content"] = "".join(thoughts)
+        if secrets.details:
+            message["reasoning_details"] = secrets.details
+        if secrets.dropped:
+            self.dropped.append("thinking_blocks")
         if calls:
             message["tool_calls"] = calls
         self.messages.append(message)

@@ -18,6 +18,7 @@ from gateway.api import ResponseHead, Tap
 from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.calls import CallNumbers, TooManyCalls
 from gateway.bridges.hub import Chunk, Delta, calls_of, chat_call, delta_of, encode
+from gateway.bridges.reasoning import EXTENSION, detail_of
 from gateway.bridges.responses_output import Output, Wishes
 from gateway.bridges.responses_request import (
     Members,
@@ -76,7 +77,8 @@ class Responses:
     hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
-        chat, dropped = chat_request(read_members(call.body), model=call.model)
+        carries = EXTENSION in extensions
+        chat, dropped = chat_request(read_members(call.body), model=call.model, carries=carries)
         return Opened(chat_call(call, chat), dropped)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
@@ -201,6 +203,8 @@ class Writer:
             output.draw(bytes(delta.images))
         if delta.tool_calls or delta.function_call:
             for call in calls_of(delta):
+                if call.extra_content and (detail := detail_of(call)) is not None:
+                    output.sign_call(detail)
                 name, arguments = None, None
                 if call.function is not None:
                     name, arguments = call.function.name, call.function.arguments

@@ -19,7 +19,8 @@ import msgspec
 
 from gateway.api import Failure
 from gateway.bridges.hub import UNREADABLE, encode
-from gateway.bridges.responses_request import CUSTOM_INPUT, seal
+from gateway.bridges.reasoning import Detail, seal
+from gateway.bridges.responses_request import CUSTOM_INPUT
 from gateway.bridges.taps import Unwritable
 from gateway.wire.sse import EVENT_BYTES_MAX
 from gateway.wire.usage import Usage
@@ -196,10 +197,20 @@ class Output:
             self._open_reasoning()
         for detail in details:
             last = self._details[-1] if self._details else None
-            if last is None or any(last.get(name) != detail.get(name) for name in ("type", "index")):
+            # What has an id is whole: the signature of a call.
+            named = "id" in detail
+            if last is None or named or any(last.get(name) != detail.get(name) for name in ("type", "index")):
                 self._details.append(detail)
             else:
                 _grow(last, detail)
+
+    def sign_call(self, detail: Detail) -> None:
+        """The signature of a call that comes next.
+
+        Of several at once only the first has one; between them, it could not come back with what it belongs to.
+        """
+        if self._wishes.seals and not self._calls:
+            self.detail(encode([detail]))
 
     def say(self, text: str, logprobs: bytes = b"") -> None:
         """A piece of text; `logprobs` is a list, as JSON, or empty."""

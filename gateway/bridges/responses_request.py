@@ -16,22 +16,19 @@ function with one text parameter, and its calls come back as what they are: see 
 Source: the API reference of OpenAI for `POST /responses` and `POST /chat/completions`.
 """
 
-import base64
-import binascii
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from typing import Final
 
 import msgspec
 
 from gateway.bridges.hub import UNREADABLE, encode, told
+from gateway.bridges.reasoning import EXTENSION, is_sealed, unseal
 from gateway.errors import BadRequest
 
 #: The only parameter of a function that stands for a custom tool.
 CUSTOM_INPUT: Final = "input"
-#: What begins an `encrypted_content` that is ours: a provider's own reasoning members, to be sent back to it.
-REASONING_MARK: Final = "gw1."
 #: What of an assistant's message is its reasoning, under the names that providers have for it.
-REASONING_MEMBERS: Final = ("reasoning_content", "reasoning", "reasoning_details")
+REASONING_MEMBERS: Final = ("reasoning_content", "reasoning", EXTENSION)
 
 Members = dict[str, msgspec.Raw]
 
@@ -113,10 +110,10 @@ def read_members(body: bytes) -> Members:
     return {name: raw for name, raw in members.items() if bytes(raw) != _NULL}
 
 
-def chat_request(members: Members, *, model: str) -> tuple[dict[str, object], tuple[str, ...]]:
+def chat_request(members: Members, *, model: str, carries: bool = False) -> tuple[dict[str, object], tuple[str, ...]]:
     """The members of the chat completion that asks for the same, and the names of what was dropped.
 
-    `model` is for a body that names none.
+    `model` is for a body that names none. `carries` says that the adapter reads `reasoning_details`.
 
     Raises:
         BadRequest: a member is not what it should be, or the hub can't carry it; `param` names it.
@@ -130,7 +127,7 @@ def chat_request(members: Members, *, model: str) -> tuple[dict[str, object], tu
     chat: dict[str, object] = {name: members[name] for name in _SAME if name in members}
     if model:
         chat.setdefault("model", model)
-    chat["messages"] = _messages(members, dropped)
+    chat["messages"] = _messages(members, dropped, carries=carries)
     _carry_tools(members, chat, dropped)
     _carry_format(members, chat, dropped)
     if "max_output_tokens" in members:
@@ -179,8 +176,8 @@ def reasoning_of(members: Members) -> Members:
 # -- the items ------------------------------------------------------------------------------------------------
 
 
-def _messages(members: Members, dropped: set[str]) -> list[dict[str, object]]:
-    turns = _Turns(dropped)
+def _messages(members: Members, dropped: set[str], *, carries: bool) -> list[dict[str, object]]:
+    turns = _Turns(dropped, carries=carries)
     if "instructions" in members:
         turns.messages.append({"role": "system", "content": _checked(members, "instructions")})
     said = members.get("input")
@@ -200,7 +197,8 @@ def _messages(members: Members, dropped: set[str]) -> list[dict[str, object]]:
 class _Turns:
     """Makes messages of items. What an assistant thinks, says and calls in a row is one message of the hub."""
 
-    def __init__(self, dropped: set[str]) -> None:
+    def __init__(self, dropped: set[str], *, carries: bool) -> None:
+        self._carries = carries
         self.messages: list[dict[str, object]] = []
         self._dropped = dropped
         self._assistant: dict[str, object] = {}
@@ -263,8 +261,11 @@ class _Turns:
         if self._calls or "content" in self._assistant:
             self.flush()
         sealed = _text(item, "encrypted_content", at=at)
-        if sealed.startswith(REASONING_MARK):
-            self._assistant.update(unseal(sealed, f"{at}.encrypted_content"))
+        if is_sealed(sealed):
+            found = unseal(sealed, f"{at}.encrypted_content", REASONING_MEMBERS)
+            if not self._carries and found.pop(EXTENSION, None) is not None:
+                self._dropped.add("input.reasoning")
+            self._assistant.update(found)
             return
         texts = (_members(raw, f"{at}.content[{index}]") for index, raw in _items(item, "content", at=at))
         text = "".join([_text(part, "text", at=at) for part in texts])
@@ -272,26 +273,6 @@ class _Turns:
             self._assistant["reasoning_content"] = text
         else:
             self._dropped.add("input.reasoning")
-
-
-def seal(reasoning: Mapping[str, object]) -> str:
-    """A provider's reasoning members, as `encrypted_content`. It is no secret: the provider told it in the clear."""
-    return REASONING_MARK + base64.urlsafe_b64encode(encode(reasoning)).decode("ascii")
-
-
-def unseal(sealed: str, at: str) -> Members:
-    """The members that `seal` put away.
-
-    Raises:
-        BadRequest: it is not what was given out.
-    """
-    try:
-        members = _decode(base64.urlsafe_b64decode(sealed.removeprefix(REASONING_MARK).encode("ascii")))
-    except (*UNREADABLE, UnicodeEncodeError, binascii.Error):
-        members = {}
-    if not members or not members.keys() <= set(REASONING_MEMBERS):
-        raise BadRequest(f"`{at}` is not what this gateway gave out.", param=at)
-    return members
 
 
 # -- contents -------------------------------------------------------------------------------------------------

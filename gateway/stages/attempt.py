@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from gateway.api import Adapter, ResponseHead, UpstreamRequest
-from gateway.bridges import BRIDGES, COUNTERS
+from gateway.bridges import BRIDGES, COUNTERS, without_seals
 from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, UpstreamError, UpstreamRedirected
 from gateway.exchange import Call, Exchange
@@ -159,7 +159,7 @@ async def _send_hedged(
 def _translated(x: Exchange, call: Call, provider: Provider) -> Call:
     """The call as the adapter gets it, where its provider does not speak the caller's dialect."""
     if call.dialect in provider.served:
-        return call
+        return without_seals(call)
     x.bridge = BRIDGES[call.dialect]
     opened = x.bridge.open(call, provider.extensions)
     x.dropped = opened.dropped

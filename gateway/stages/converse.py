@@ -71,6 +71,7 @@ async def converse(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         body=b"",
         peek=_NO_PEEK,
         model=model,
+        account_id=x.principal.account_id if x.principal is not None else 0,
     )
     x.call = call
     x.menu = deps.router.menus.find(model, Dialect.OPENAI_OTHER)
@@ -162,6 +163,7 @@ async def _open(x: Exchange, deps: Deps, call: Call, offer: Offer, key: int) -> 
         body=b"",
         peek=call.peek,
         model=call.model,
+        account_id=call.account_id,
     )
     try:
         return await deps.client.open_websocket(

@@ -87,6 +87,7 @@ async def receive(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
             body=body or b"",
             peek=found,
             model=model or "",
+            account_id=x.principal.account_id if x.principal is not None else 0,
             upload=upload if body is None else None,
         )
         await call_next(x)

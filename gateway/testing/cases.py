@@ -131,7 +131,7 @@ class Case:
         """The call as the adapter gets it, and what a bridge dropped of it."""
         if self.bridge is None:
             return self.call, ()
-        opened = self.bridge.open(self.call)
+        opened = self.bridge.open(self.call, getattr(self.adapter, "extensions", frozenset()))
         return opened.call, opened.dropped
 
     def prepare(self) -> tuple[UpstreamRequest, tuple[str, ...]]:

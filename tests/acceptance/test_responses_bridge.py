@@ -22,6 +22,8 @@ LOOK_UP = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": False,
 }
+#: A provider with nothing but chat completions, which wants to be given back what its models thought.
+_EXTRA = {"dialects": ["openai.chat"], "extensions": ["reasoning_details"]}
 
 
 def same(*parts: bytes):
@@ -34,7 +36,7 @@ def bridged(stage):
 
     async def put_up(*scripts: Any, **options: Any) -> tuple[RunningGateway, ScriptedUpstream]:
         upstream = await stage.upstream(*scripts)
-        provider = stage.provider(upstream, models=("*",), extra={"dialects": ["openai.chat"]})
+        provider = stage.provider(upstream, models=("*",), extra=_EXTRA)
         # The provider that this one comes with is not asked.
         gateway, _ = await stage.gateway(*scripts, providers={"local": provider}, **options)
         return gateway, upstream

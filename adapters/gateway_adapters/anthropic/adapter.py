@@ -87,6 +87,7 @@ class Anthropic:
     API: ClassVar[int] = API_VERSION
     dialects = frozenset({Dialect.ANTHROPIC_MESSAGES, Dialect.ANTHROPIC_COUNT_TOKENS})
     translates = frozenset({Dialect.OPENAI_CHAT})
+    extensions = frozenset({"cache_control", "reasoning_details"})
 
     @classmethod
     def known(cls) -> Iterable[KnownProvider]:

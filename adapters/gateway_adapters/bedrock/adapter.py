@@ -72,7 +72,7 @@ class Bedrock:
 
     dialects: frozenset[Dialect] = frozenset()
     translates: frozenset[Dialect] = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS})
-    extensions: frozenset[str] = frozenset({"cache_control"})
+    extensions: frozenset[str] = frozenset({"cache_control", "reasoning_details"})
 
     def __init__(
         self,

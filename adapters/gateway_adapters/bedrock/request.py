@@ -79,6 +79,8 @@ _EFFORTS: Final = ("none", *_BUDGETS)
 _BUDGET_MIN: Final = 1024
 _NOVA_EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium"}
 _ANSWER_TOKENS: Final = 4096
+#: With what the formats of thoughts begin that Bedrock's models sign.
+_CLAUDE: Final = "anthropic"
 
 
 class Detail(msgspec.Struct):
@@ -88,6 +90,7 @@ class Detail(msgspec.Struct):
     text: str | None = None
     signature: str | None = None
     data: str | None = None
+    format: str | None = None
     index: int | None = None
 
 
@@ -400,6 +403,8 @@ def _thoughts(message: Message) -> list[Block]:
         return []
     joined: dict[object, Detail] = {}
     for number, detail in enumerate(details):
+        if detail.format is not None and not detail.format.startswith(_CLAUDE):
+            continue  # Another maker's.
         # A stream brings a thought in pieces of one index, the signature last.
         key = (detail.type, number if detail.index is None else ("index", detail.index))
         whole = joined.setdefault(key, Detail(type=detail.type, text=""))

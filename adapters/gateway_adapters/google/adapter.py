@@ -65,6 +65,7 @@ class Google:
     API: ClassVar[int] = API_VERSION
     dialects = frozenset({Dialect.GEMINI_GENERATE, Dialect.GEMINI_COUNT_TOKENS, Dialect.GEMINI_EMBED})
     translates = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS})
+    extensions = frozenset({"reasoning_details"})
 
     @classmethod
     def known(cls) -> Iterable[KnownProvider]:

@@ -34,6 +34,8 @@ from gateway_adapters.google.failures import failure_inside
 from gateway_adapters.google.signatures import Signatures
 
 CANDIDATES_MAX: Final = 128
+#: Whose signatures they are, as OpenRouter's clients know it.
+REASONING_FORMAT: Final = "google-gemini-v1"
 _NONE: Final = msgspec.Raw(b"")
 _NOTHING: Final = frozenset({b"", b"null", b"{}", b"[]"})
 
@@ -131,12 +133,13 @@ class _Writer(ChunkWriter):
 class _Choice:
     """What is known of one candidate."""
 
-    __slots__ = ("calls", "finished", "images", "index", "said")
+    __slots__ = ("calls", "finished", "images", "index", "said", "secrets")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.calls = 0
         self.images = 0
+        self.secrets = 0
         #: Anything but thoughts.
         self.said = False
         self.finished = False
@@ -169,6 +172,7 @@ class _Reader:
 
     def __init__(self, call: Call, signatures: Signatures) -> None:
         self._seed = call.id.encode()
+        self._account_id = call.account_id
         self._signatures = signatures
         self._report = _NONE
         self._searches = 0
@@ -198,9 +202,15 @@ class _Reader:
             "function": {"name": function.name, "arguments": arguments},
         }
         if part.thoughtSignature:
-            self._signatures.keep(call_id, function.name, part.thoughtSignature)
+            self._signatures.keep(self._account_id, call_id, function.name, part.thoughtSignature)
             call["extra_content"] = {"google": {"thought_signature": part.thoughtSignature}}
         return call
+
+    @staticmethod
+    def signed(choice: _Choice, signature: str) -> list[dict[str, object]]:
+        """The signature of what was said, which is not insisted on: as a detail of the reasoning."""
+        number, choice.secrets = choice.secrets, choice.secrets + 1
+        return [{"type": "reasoning.encrypted", "index": number, "format": REASONING_FORMAT, "data": signature}]
 
 
 class GoogleStreamTap(StreamTap):
@@ -316,6 +326,9 @@ class GoogleStreamTap(StreamTap):
                     out.append(writer.delta(_encode({"images": [{"index": choice.images, **image}]})))
                     choice.images += 1
                     choice.said = True
+                if part.thoughtSignature and part.functionCall is None:
+                    signed = self._reader.signed(choice, part.thoughtSignature)
+                    out.append(writer.delta(_encode({"reasoning_details": signed})))
         if candidate.logprobsResult is not None and (content := _logprobs(candidate.logprobsResult)):
             out.append(writer.logprobs(content))
         if candidate.groundingMetadata is not None:
@@ -401,6 +414,9 @@ class GoogleWholeTap(GatheredTap):
             elif part.inlineData is not None and (image := _image(part.inlineData)) is not None:
                 message.setdefault("images", []).append(image)
                 choice.said = True
+            if part.thoughtSignature and part.functionCall is None:
+                signed = self._reader.signed(choice, part.thoughtSignature)
+                message.setdefault("reasoning_details", []).extend(signed)
         if candidate.logprobsResult is not None:
             written["logprobs"] = {"content": _logprobs(candidate.logprobsResult)}
         if candidate.groundingMetadata is not None:

@@ -4,6 +4,8 @@ Rules:
 - System messages, wherever they stand, make up the system instruction. Neighbours of one role are one turn.
 - A tool's answer needs the name of the tool: it is looked up by the call's id in the turns before it.
 - Schemas, numbers and tool arguments are passed on as they were written.
+- A signature goes back onto the part it was on: a call's is in its `extra_content`, or in the `reasoning_details`
+  under the call's id, or still known here (`signatures.py`); one without an id is of what the model said.
 - Nothing is fetched. An image behind an https URL is named to Google, which fetches public ones itself; one behind
   plain http can't be had.
 
@@ -27,6 +29,7 @@ from gateway_adapters.chat_request import (
     arguments_of,
     data_of,
     dropped_members,
+    is_kept,
     parts_of,
     read_request,
     text_of,
@@ -37,6 +40,8 @@ from gateway_adapters.google.signatures import UNKNOWN, Signatures
 from gateway_adapters.google.thinking import needs_signatures, own_words, thinking_of
 
 STOPS_MAX: Final = 5
+#: With what the formats of Google's signatures begin.
+_FORMAT: Final = "google"
 
 #: Said in the same words, but for the underscores.
 _SAME: Final = {
@@ -100,7 +105,17 @@ class _Extra(msgspec.Struct):
     google: _Google = msgspec.field(default_factory=_Google)
 
 
+class _Detail(msgspec.Struct):
+    """A signature as OpenRouter's clients know it."""
+
+    type: str = ""
+    format: str | None = None
+    id: str | None = None
+    data: str | None = None
+
+
 _decode_extra = msgspec.json.Decoder(_Extra).decode
+_decode_details = msgspec.json.Decoder(list[_Detail]).decode
 
 
 def generate_request(call: Call, model: str, signatures: Signatures) -> tuple[bytes, tuple[str, ...]]:
@@ -115,7 +130,7 @@ def generate_request(call: Call, model: str, signatures: Signatures) -> tuple[by
     if thinking is None and request.reasoning_effort is not None:
         dropped = (*dropped, "reasoning_effort")
     tools = tools_of(request)
-    contents, system = _Turns(model, signatures).of(request.messages)
+    contents, system = _Turns(model, signatures, call.account_id).of(request.messages)
     if not contents:
         # Google wants a turn to answer.
         contents, system = [{"role": "user", "parts": system}], []
@@ -187,8 +202,9 @@ def _put_tools(body: dict[str, object], tools: Tools) -> None:
 class _Turns:
     """The messages of one conversation, as turns."""
 
-    def __init__(self, model: str, signatures: Signatures) -> None:
+    def __init__(self, model: str, signatures: Signatures, account_id: int) -> None:
         self._signatures = signatures
+        self._account_id = account_id
         self._signed = needs_signatures(model)
         #: The names of the tools by the ids of their calls.
         self._names: dict[str, str] = {}
@@ -227,11 +243,17 @@ class _Turns:
     def _said(self, message: Message) -> list[dict[str, object]]:
         """What the model said, and the calls it made."""
         parts = [_part_of(part) for part in parts_of(message)]
+        known = _signatures_of(message)
+        if (said := known.get("")) is not None:
+            if not parts:
+                parts.append({"text": ""})
+            parts[-1]["thoughtSignature"] = said
         for number, call in enumerate(message.tool_calls or ()):
             name = call.function.name
             self._names[call.id] = name
             part: dict[str, object] = {"functionCall": {"id": call.id, "name": name, "args": arguments_of(call)}}
-            signature = _signature_of(call) or self._signatures.find(call.id, name)
+            signature = _signature_of(call) or known.get(call.id)
+            signature = signature or self._signatures.find(self._account_id, call.id, name)
             if signature is None and self._signed and number == 0:
                 # Of calls made at once only the first has one.
                 signature = UNKNOWN
@@ -259,6 +281,21 @@ class _Turns:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             response = {"output": text}
         return {"functionResponse": {"id": call_id, "name": name, "response": response}}
+
+
+def _signatures_of(message: Message) -> dict[str, str]:
+    """The signatures among the details of a message, by the ids of the calls they are of; "" for what it said."""
+    if not is_kept(message.reasoning_details):
+        return {}
+    try:
+        details = _decode_details(message.reasoning_details)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return {
+        detail.id or "": detail.data
+        for detail in details
+        if detail.data and detail.format is not None and detail.format.startswith(_FORMAT)
+    }
 
 
 def _signature_of(call: ToolCall) -> str | None:

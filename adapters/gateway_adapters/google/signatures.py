@@ -7,6 +7,9 @@ clients drop what they don't know. What they keep is the call's id, so the signa
 Why not inside the id, which would need no memory: signatures are hundreds of bytes and more, OpenAI takes ids of 40
 characters and Anthropic of 64, and a conversation that falls back to one of them would be refused for good.
 
+What one account's model thought is never found for another: the account is part of what a signature is found by. It
+only fills in what a caller left out; what came back with the conversation counts.
+
 Bounds and limits: the memory is this process's, for as many bytes as `SIZE_MAX`, oldest first out. Another worker, or
 this one after a restart, does not know what was kept here. Such a call is sent with `UNKNOWN`, which Google takes in
 place of a signature (Gemini API documentation, "Thought signatures"): the model answers, but has forgotten what it
@@ -23,19 +26,21 @@ SIGNATURE_CHARS_MAX: Final = 256 * 1024
 #: What Google takes for a signature that nobody has.
 UNKNOWN: Final = "skip_thought_signature_validator"
 
+_Key = tuple[int, str, str]
+
 
 class Signatures:
-    """Signatures by the id and name of the call they belong to."""
+    """Signatures by the account that was answered, and the id and name of the call they belong to."""
 
     def __init__(self, *, size_max: int = SIZE_MAX) -> None:
         self._size_max = size_max
         self._size = 0
-        self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._kept: OrderedDict[_Key, str] = OrderedDict()
 
-    def keep(self, call_id: str, name: str, signature: str) -> None:
+    def keep(self, account_id: int, call_id: str, name: str, signature: str) -> None:
         if len(signature) > SIGNATURE_CHARS_MAX:
             return
-        key = (call_id, name)
+        key = (account_id, call_id, name)
         if (old := self._kept.pop(key, None)) is not None:
             self._size -= _size_of(key, old)
         self._kept[key] = signature
@@ -44,13 +49,13 @@ class Signatures:
             oldest, gone = self._kept.popitem(last=False)
             self._size -= _size_of(oldest, gone)
 
-    def find(self, call_id: str, name: str) -> str | None:
-        key = (call_id, name)
+    def find(self, account_id: int, call_id: str, name: str) -> str | None:
+        key = (account_id, call_id, name)
         signature = self._kept.get(key)
         if signature is not None:
             self._kept.move_to_end(key)
         return signature
 
 
-def _size_of(key: tuple[str, str], signature: str) -> int:
-    return len(key[0]) + len(key[1]) + len(signature)
+def _size_of(key: _Key, signature: str) -> int:
+    return len(key[1]) + len(key[2]) + len(signature)

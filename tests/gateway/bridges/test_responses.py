@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 
 from gateway.api import JSONTap, ResponseHead, SSETap, Tap
 from gateway.bridges import BRIDGES
+from gateway.bridges.reasoning import seal
 from gateway.bridges.responses import ResponsesTap, Writer, wishes_of
 from gateway.bridges.responses_output import Output
-from gateway.bridges.responses_request import seal
 from gateway.errors import BadRequest
 from gateway.exchange import Call
 from gateway.wire.dialects import Dialect
@@ -46,7 +46,7 @@ def call_of(body: bytes | None = None, **members: Any) -> Call:
 
 def chat_of(**members: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The chat request that is made of a responses request, and what was dropped."""
-    opened = BRIDGE.open(call_of(**members))
+    opened = BRIDGE.open(call_of(**members), frozenset({"reasoning_details"}))
     assert opened.call.dialect is Dialect.OPENAI_CHAT
     assert opened.call.path == b"/chat/completions"
     assert opened.call.peek == peek(opened.call.body)
