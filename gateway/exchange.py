@@ -107,6 +107,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: "Timeouts | None" = None
     #: False where the provider is known to refuse a stream that is asked for its usage.
     ask_usage: bool = True
+    #: What the provider serves a request as that asks for no service tier, where that is not the plain one.
+    service_tier: str | None = None
 
 
 class Exchange(msgspec.Struct, eq=False, weakref=False):

@@ -458,6 +458,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     catalogue: str | None = None
     #: What its prices are multiplied by.
     markup: Markup | None = None
+    #: What it serves a request as that asks for no service tier; None: the plain one.
+    service_tier: str | None = None
     #: Not a key of the file: the keys of the table that have no name above.
     extra: dict[str, object] = {}
 

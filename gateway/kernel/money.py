@@ -84,8 +84,8 @@ def cost_nanos(usage: Usage, price: Price) -> Nanos:
     """What `usage` costs at `price`: never negative, exact, rounded up once."""
     if price.provider_cost and usage.provider_cost_nanos is not None:
         return -(-max(0, usage.provider_cost_nanos) * price.markup_permille // _PERMILLE)
-    served = None if usage.service_tier is None else price.service_prices.get(usage.service_tier)
-    rates = _rates(served or price, usage.input_tokens)
+    served, served_permille = _served(price, usage.service_tier)
+    rates = _rates(served, usage.input_tokens)
     per_million = _token_cost(usage, rates)
     units = rates.request_nanos
     if usage.images > 0:
@@ -103,8 +103,8 @@ def cost_nanos(usage: Usage, price: Price) -> Nanos:
         per_million = per_million * denominator + numerator * hour_nanos * _TOKENS_PER_PRICE
         divisor *= denominator
     permille = price.markup_permille
-    if served is None and price.service_permille and usage.service_tier is not None:
-        permille *= price.service_permille.get(usage.service_tier, _PERMILLE)
+    if served_permille != _PERMILLE:
+        permille *= served_permille
         divisor *= _PERMILLE
     return -(-per_million * permille // divisor)
 
@@ -119,26 +119,33 @@ def hold_nanos(
     seconds: int = 0,
     characters: int = 0,
     searches: int = 0,
+    service_tier: str | None = None,
 ) -> Nanos:
-    """The most that a call of at most these sizes can cost: every token as its dearest kind, in the dearest tier
-    that the input can reach, at the dearest service tier. Searches of the web can't be foreseen and are not in it.
+    """The most that a call of at most these sizes can cost when it is served as `service_tier`: every token as its
+    dearest kind, in the dearest tier that the input can reach. Searches of the web can't be foreseen: they are not in
+    it.
 
     Callers may name any number: nobody has what is beyond `MAX_NANOS`, so that is where it ends.
     """
     worst = 0
-    for served in (price, *price.service_prices.values()):
-        reachable = (tier.price for tier in served.tiers if input_tokens > tier.above_tokens)
-        dearest_permille = max((_PERMILLE, *price.service_permille.values())) if served is price else _PERMILLE
-        for rates in (served, *reachable):
-            per_million = max(0, input_tokens) * _dearest_input(rates)
-            per_million += max(0, output_tokens) * _dearest_output(rates)
-            units = rates.request_nanos + max(0, searches) * rates.search_nanos
-            if images > 0:
-                units += images * _dearest_image(rates, image_kind)
-            units += max(0, seconds) * rates.second_nanos + max(0, characters) * rates.character_nanos
-            units += -(-max(0, seconds) * rates.hour_nanos // _HOUR_S)
-            worst = max(worst, (per_million + units * _TOKENS_PER_PRICE) * dearest_permille)
+    served, permille = _served(price, service_tier)
+    reachable = (tier.price for tier in served.tiers if input_tokens > tier.above_tokens)
+    for rates in (served, *reachable):
+        per_million = max(0, input_tokens) * _dearest_input(rates)
+        per_million += max(0, output_tokens) * _dearest_output(rates)
+        units = rates.request_nanos + max(0, searches) * rates.search_nanos
+        if images > 0:
+            units += images * _dearest_image(rates, image_kind)
+        units += max(0, seconds) * rates.second_nanos + max(0, characters) * rates.character_nanos
+        units += -(-max(0, seconds) * rates.hour_nanos // _HOUR_S)
+        worst = max(worst, (per_million + units * _TOKENS_PER_PRICE) * permille)
     return min(-(-worst * price.markup_permille // (_TOKENS_PER_PRICE * _PERMILLE * _PERMILLE)), MAX_NANOS)
+
+
+def rates_of(price: Price, *, input_tokens: int, service_tier: str | None) -> tuple[Price, int]:
+    """The rates that hold for a request of that size, and the millionths that markup and tier multiply them by."""
+    served, permille = _served(price, service_tier)
+    return _rates(served, input_tokens), permille * price.markup_permille
 
 
 def parse_usd(text: str) -> Nanos:
@@ -163,6 +170,14 @@ def format_usd(nanos: Nanos) -> str:
     whole, fraction = divmod(abs(nanos), NANOS_PER_USD)
     places = f"{fraction:09d}".rstrip("0").ljust(2, "0")
     return f"{'-' if nanos < 0 else ''}{whole}.{places}"
+
+
+def _served(price: Price, service_tier: str | None) -> tuple[Price, int]:
+    """The prices of a service tier, and the thousandths that they are multiplied by."""
+    if service_tier is None:
+        return price, _PERMILLE
+    own = price.service_prices.get(service_tier)
+    return (price, price.service_permille.get(service_tier, _PERMILLE)) if own is None else (own, _PERMILLE)
 
 
 def _rates(price: Price, input_tokens: int) -> Price:

@@ -19,6 +19,9 @@ REMEMBERED_MAX: Final = 4096
 #: Of what one provider says that it has, as many are shown to callers who ask for all models.
 LISTED_MAX: Final = 1000
 
+#: As a service tier: whatever the account at the provider is set to.
+AUTO: Final = "auto"
+
 _NO_MODEL: Final = Model()
 _NO_PROVIDER: Final = Provider(adapter="")
 _TIMEOUTS: Final = Timeouts()
@@ -206,7 +209,16 @@ class OfferTable:
             context_tokens=known.context_tokens,
             output_tokens_max=known.output_tokens_max or row.max_output_tokens,
             timeouts=_laid_over(at.timeouts or self._timeouts, row.timeouts),
+            service_tier=at.service_tier,
         )
+
+
+def served_as(asked: str | None, offer: Offer) -> str | None:
+    """The service tier that an offer is to serve a request as which asks for `asked`; None: the plain one.
+
+    A provider may serve less than it was asked for, at a lower price, but nothing dearer.
+    """
+    return offer.service_tier if asked is None or asked == AUTO else asked
 
 
 def _laid_over(timeouts: Timeouts, own: ModelTimeouts) -> Timeouts | None:

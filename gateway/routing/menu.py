@@ -20,6 +20,8 @@ import msgspec
 
 from gateway.errors import BadRequest, GatewayError, NoOffer, UnknownModel, UnmetWish, Unpriced
 from gateway.exchange import Offer
+from gateway.kernel.money import rates_of
+from gateway.kernel.offers import served_as
 from gateway.routing.health import Health, OfferHealth
 from gateway.routing.preferences import Preferences, Sort
 from gateway.settings import Condition, Model, Strategy
@@ -335,20 +337,50 @@ class Menus:
         return tuple(groups)
 
 
-def narrow(menu: Menu, wishes: Preferences, *, needs: frozenset[str], tokens: int) -> Menu:
+class _Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller wants to pay at most, and what for."""
+
+    input_usd: float | None
+    output_usd: float | None
+    request_usd: float | None
+    image_usd: float | None
+    input_tokens: int
+    service_tier: str | None
+
+
+def narrow(
+    menu: Menu,
+    wishes: Preferences,
+    *,
+    needs: frozenset[str],
+    tokens: int,
+    input_tokens: int = 0,
+    service_tier: str | None = None,
+) -> Menu:
     """What is left of a menu for a request that needs something, or whose caller wants something.
 
-    `tokens` is the estimated size of prompt and answer.
+    `tokens` is the estimated size of prompt and answer, `input_tokens` that of the prompt alone, and `service_tier`
+    what the caller asks to be served as.
 
     Raises:
         UnmetWish: the wishes leave nothing, now and whenever it is tried again.
         BadRequest: no offer can do what the request needs.
     """
-    own = _wanted(menu.own, wishes)
+    ceiling = None
+    if wishes.has_ceiling:
+        ceiling = _Ceiling(
+            input_usd=wishes.max_input_usd,
+            output_usd=wishes.max_output_usd,
+            request_usd=wishes.max_request_usd,
+            image_usd=wishes.max_image_usd,
+            input_tokens=input_tokens,
+            service_tier=service_tier,
+        )
+    own = _wanted(menu.own, wishes, ceiling)
     others = () if not wishes.allow_fallbacks else menu.spare
-    spare = _all_wanted(others, wishes)
-    context = _all_wanted(menu.context if wishes.allow_fallbacks else (), wishes)
-    policy = _all_wanted(menu.policy if wishes.allow_fallbacks else (), wishes)
+    spare = _all_wanted(others, wishes, ceiling)
+    context = _all_wanted(menu.context if wishes.allow_fallbacks else (), wishes, ceiling)
+    policy = _all_wanted(menu.policy if wishes.allow_fallbacks else (), wishes, ceiling)
     if not own:
         if not spare:
             raise UnmetWish(param="provider")
@@ -408,8 +440,8 @@ def afford(menu: Menu, worst_case: Callable[[Offer], int], *, room_nanos: int) -
     )
 
 
-def _all_wanted(groups: tuple[Group, ...], wishes: Preferences) -> tuple[Group, ...]:
-    found = (_regroup(group, _wanted(group, wishes)) for group in groups)
+def _all_wanted(groups: tuple[Group, ...], wishes: Preferences, ceiling: _Ceiling | None) -> tuple[Group, ...]:
+    found = (_regroup(group, _wanted(group, wishes, ceiling)) for group in groups)
     return tuple(group for group in found if group is not None)
 
 
@@ -417,14 +449,16 @@ def _regroup(group: Group, candidates: tuple[Candidate, ...]) -> Group | None:
     return Group(candidates, strategy=group.strategy, floor=group.floor) if candidates else None
 
 
-def _wanted(group: Group, wishes: Preferences) -> tuple[Candidate, ...]:
+def _wanted(group: Group, wishes: Preferences, ceiling: _Ceiling | None) -> tuple[Candidate, ...]:
     """The candidates that a caller's wishes allow, with the order it wants."""
     found = []
     for candidate in group.candidates:
         offer = candidate.offer
         if wishes.only and offer.provider not in wishes.only:
             continue
-        if offer.provider in wishes.ignore or not _has_tags(offer, wishes.tags) or not _is_cheap(offer, wishes):
+        if offer.provider in wishes.ignore or not _has_tags(offer, wishes.tags):
+            continue
+        if ceiling is not None and not _is_cheap(offer, ceiling):
             continue
         if wishes.order:
             # Behind all that were named, the operator's order.
@@ -439,21 +473,24 @@ def _has_tags(offer: Offer, tags: tuple[str, ...]) -> bool:
     return not tags or all(tag in offer.tags for tag in tags)
 
 
-def _is_cheap(offer: Offer, wishes: Preferences) -> bool:
-    if wishes.max_input_usd is None and wishes.max_output_usd is None:
-        return True
+def _is_cheap(offer: Offer, ceiling: "_Ceiling") -> bool:
     if offer.free:
         return True
     price = offer.price
     if price is None:
         return False
-    # Times the markup: the ceiling is on what the caller pays.
-    asked_in = price.input_mtok_nanos * price.markup_permille
-    asked_out = price.output_mtok_nanos * price.markup_permille
-    unit = _USD_NANOS * 1000
-    return (wishes.max_input_usd is None or asked_in <= wishes.max_input_usd * unit) and (
-        wishes.max_output_usd is None or asked_out <= wishes.max_output_usd * unit
+    rates, millionths = rates_of(
+        price, input_tokens=ceiling.input_tokens, service_tier=served_as(ceiling.service_tier, offer)
     )
+    # Times the markup: the ceiling is on what the caller pays.
+    unit = _USD_NANOS * 1_000_000
+    asked = (
+        (ceiling.input_usd, rates.input_mtok_nanos),
+        (ceiling.output_usd, rates.output_mtok_nanos),
+        (ceiling.request_usd, rates.request_nanos),
+        (ceiling.image_usd, max((rates.image_nanos, *rates.image_prices.values()))),
+    )
+    return all(most is None or nanos * millionths <= most * unit for most, nanos in asked)
 
 
 def _able(candidates: tuple[Candidate, ...], needs: frozenset[str]) -> tuple[Candidate, ...]:

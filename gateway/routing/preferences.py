@@ -7,7 +7,8 @@
         "only": ["x"], "ignore": ["z"],
         "allow_fallbacks": false,  nobody but the first (or those in `order`)
         "sort": "price",           or "throughput" or "latency"
-        "max_price": {"prompt": 1, "completion": 2},   dollars for a million tokens
+        "max_price": {"prompt": 1, "completion": 2,    dollars for a million tokens,
+                      "request": 0.01, "image": 0.1},  and for one: at this prompt's length and service tier
         "data_collection": "deny", only providers tagged `no-training`
         "zdr": true                only providers tagged `zdr`
     }
@@ -50,8 +51,17 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     #: Dollars for a million tokens in and out.
     max_input_usd: float | None = None
     max_output_usd: float | None = None
+    #: Dollars for a request, and for a picture.
+    max_request_usd: float | None = None
+    max_image_usd: float | None = None
     #: Tags that a provider must have.
     tags: tuple[str, ...] = ()
+
+    @property
+    def has_ceiling(self) -> bool:
+        """Whether there is a price that must not be passed."""
+        ceilings = (self.max_input_usd, self.max_output_usd, self.max_request_usd, self.max_image_usd)
+        return any(each is not None for each in ceilings)
 
 
 NONE: Final = Preferences()
@@ -120,6 +130,8 @@ def _read(provider: dict[str, Any], models: tuple[str, ...]) -> Preferences:  # 
         sort=None if sort is None else _SORTS[sort],
         max_input_usd=_price(prices, "prompt"),
         max_output_usd=_price(prices, "completion"),
+        max_request_usd=_price(prices, "request"),
+        max_image_usd=_price(prices, "image"),
         tags=tuple(tags),
     )
 
@@ -151,7 +163,7 @@ def _price(prices: dict[str, Any], name: str) -> float | None:  # Any: JSON
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise _wrong(f"provider.max_price.{name}", "a number of dollars for a million tokens")
+        raise _wrong(f"provider.max_price.{name}", "a number of dollars")
     return float(value)
 
 

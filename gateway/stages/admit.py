@@ -68,7 +68,7 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     if call.body and call.dialect not in COUNT_DIALECTS:
         x.input_tokens = estimate_input_tokens(call.body)
     x.output_tokens = _output_bound(x, call, deps)
-    x.menu = _menu(call, wishes, x.input_tokens + (call.peek.max_output_tokens or 0), allowed, deps)
+    x.menu = _menu(call, wishes, x.input_tokens, allowed, deps)
     if x.pin is not None:
         x.menu = pin(x.menu, x.pin[0])
     x.offers = x.menu.offers
@@ -79,7 +79,7 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     await call_next(x)
 
 
-def _menu(call: Call, wishes: Preferences, tokens: int, allowed: Constraints | None, deps: Deps) -> Menu:
+def _menu(call: Call, wishes: Preferences, input_tokens: int, allowed: Constraints | None, deps: Deps) -> Menu:
     menus = deps.router.menus
     if wishes.models:
         names: tuple[str, ...] = (call.model, *wishes.models)
@@ -95,11 +95,19 @@ def _menu(call: Call, wishes: Preferences, tokens: int, allowed: Constraints | N
             menu = met
     if allowed is not None:
         menu = permit(menu, allowed, call.model, named=bool(wishes.models))
+    tokens = input_tokens + (call.peek.max_output_tokens or 0)
     # Bodies are searched only where some offer can't do something.
     needs = needs_of(call) & menu.lacks if menu.lacks else _NO_NEEDS
     if wishes is NONE and not needs and tokens <= menu.room_tokens:
         return menu
-    return narrow(menu, wishes, needs=needs, tokens=tokens)
+    return narrow(
+        menu,
+        wishes,
+        needs=needs,
+        tokens=tokens,
+        input_tokens=input_tokens,
+        service_tier=call.peek.service_tier,
+    )
 
 
 def _met(menu: Menu, call: Call) -> Menu:

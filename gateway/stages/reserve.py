@@ -25,6 +25,7 @@ from gateway.kernel.charging import LEASE_MS
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.money import MAX_NANOS, Nanos, charged_units, cost_nanos, hold_nanos
+from gateway.kernel.offers import served_as
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates, UsedUp
 from gateway.wire.ratelimit import format_duration
@@ -189,9 +190,14 @@ class _Settlement:
         if x.tap.errored and delivered.output_tokens == 0:
             return None
         if x.units is not None:
-            return estimate(x.target.dialect, self._expected(), delivered)
-        if delivered.input_tokens == 0:
+            delivered = estimate(x.target.dialect, self._expected(), delivered)
+        elif delivered.input_tokens == 0:
             delivered = msgspec.structs.replace(delivered, input_tokens=x.input_tokens)
+        if x.call is not None and x.offer is not None and delivered.service_tier is None:
+            # Nobody said what it was served as: what was asked for.
+            tier = served_as(x.call.peek.service_tier, x.offer)
+            if tier is not None:
+                delivered = msgspec.structs.replace(delivered, service_tier=tier)
         return delivered
 
     def _expected(self) -> Usage:
@@ -273,8 +279,9 @@ def _worst_case(x: Exchange, offer: Offer) -> Nanos:
     if offer.free or offer.price is None:
         return 0
     units = x.units
+    tier = None if x.call is None else served_as(x.call.peek.service_tier, offer)
     if units is None:
-        return hold_nanos(x.input_tokens, x.output_tokens, offer.price)
+        return hold_nanos(x.input_tokens, x.output_tokens, offer.price, service_tier=tier)
     return hold_nanos(
         units.input_tokens,
         units.output_tokens,
@@ -284,6 +291,7 @@ def _worst_case(x: Exchange, offer: Offer) -> Nanos:
         seconds=math.ceil(units.seconds),
         characters=units.characters,
         searches=units.searches,
+        service_tier=tier,
     )
 
 

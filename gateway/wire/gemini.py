@@ -10,6 +10,7 @@ Rules:
 Source: the reference of the Gemini API, GenerateContentResponse and UsageMetadata.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable
 
@@ -21,6 +22,8 @@ from gateway.wire.sse import cut, lines_of
 from gateway.wire.taps import BYTES_PER_TOKEN, HELD_BYTES_MAX, JSONTap
 from gateway.wire.usage import COUNT_MAX, Usage, UsageSource, find_usage
 
+_TIERS = ("serviceTier", "service_tier")
+_TIER_CHARACTERS_MAX = 32
 _CONFIGS = ("generationConfig", "generation_config")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NONE = msgspec.Raw(b"")
@@ -60,7 +63,18 @@ def peek_gemini(body: bytes, *, stream: bool = False) -> Peek:
                 if (count := _number(bound)) is not None:
                     limit = max(limit or 0, count)
             n = max(n, _number(config.candidateCount) or 1, _number(config.candidate_count) or 1)
-    return msgspec.structs.replace(found, stream=stream, max_output_tokens=limit, n=n)
+    tier = found.service_tier
+    if b'"serviceTier"' in body:
+        raw = find_members(body, _TIERS).get("serviceTier", _NONE)
+        with contextlib.suppress(*_UNREADABLE):
+            tier = msgspec.json.decode(raw, type=str)
+    return msgspec.structs.replace(found, stream=stream, max_output_tokens=limit, n=n, service_tier=_tier(tier))
+
+
+def _tier(value: object) -> str | None:
+    """A service tier, in any case of letters; None where it is none, or the plain one by another name."""
+    tier = value.lower() if isinstance(value, str) and len(value) <= _TIER_CHARACTERS_MAX else ""
+    return None if tier in ("", "unspecified") else tier
 
 
 def _number(value: object) -> int | None:
@@ -93,6 +107,7 @@ class _Report(msgspec.Struct, frozen=True, gc=False):
     cacheTokensDetails: list[_Share] | None = None  # noqa: N815
     candidatesTokensDetails: list[_Share] | None = None  # noqa: N815
     toolUsePromptTokensDetails: list[_Share] | None = None  # noqa: N815
+    serviceTier: object = None  # noqa: N815
 
 
 _decode_report = msgspec.json.Decoder(_Report).decode
@@ -136,6 +151,7 @@ def parse_gemini_usage(raw: bytes | msgspec.Raw, *, searches: int = 0) -> Usage 
         output_audio_tokens=spoken,
         output_image_tokens=drawn,
         searches=searches,
+        service_tier=_tier(report.serviceTier),
     )
 
 

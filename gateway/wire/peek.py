@@ -55,7 +55,8 @@ class Peek(msgspec.Struct, frozen=True, kw_only=True):
     end: int = 0
     #: True for `{}`: an inserted member then needs no comma before it.
     empty: bool = False
-    #: What the caller asks to be served as, `flex` or `priority` for example; it changes the price.
+    #: What the caller asks to be served as, `flex` or `priority` for example; it changes the price. So does the
+    #: `fast` that Anthropic's callers ask for as their `speed`.
     service_tier: str | None = None
     #: Further models and wishes about providers. They are for the gateway: a provider that took them for its own
     #: could serve another model than the one that was authorised.
@@ -82,6 +83,7 @@ WATCHED = frozenset(
         "n",
         "best_of",
         "service_tier",
+        "speed",
         "background",
         "store",
         # Whose they are is looked up: never authorise one and send another.
@@ -114,6 +116,7 @@ _SCALAR = re.compile(rb"[^ \t\r\n,\]}]+")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_A_NUMBER = re.compile(rb"NaN|Infinity")
 _ASCII_ONLY = bytes(byte if byte < 0x80 else 0x7F for byte in range(256))
+_FAST = b'"fast"'
 _BOOLEANS = {b"true": True, b"false": False}
 # Longer numbers are no counts, and long ones are slow to read.
 _DIGITS_MAX = 18
@@ -343,7 +346,9 @@ def _read(body: bytes, spans: dict[str, Span], *, end: int, empty: bool) -> Peek
                 usage_span = (start + found[0], start + found[1])
                 usage = _BOOLEANS.get(body[usage_span[0] : usage_span[1]])
         elif name == "service_tier":
-            tier = _text(raw)
+            tier = tier or _text(raw)
+        elif name == "speed" and raw == _FAST:
+            tier = "fast"
         elif name == "background":
             background = raw == b"true"
         elif name == "store":

@@ -113,6 +113,8 @@ class _Plain(msgspec.Struct, frozen=True, gc=False):
     server_tool_use: msgspec.Raw = _NONE
     server_tool_use_details: msgspec.Raw = _NONE
     num_search_queries: msgspec.Raw = _NONE
+    service_tier: msgspec.Raw = _NONE
+    speed: msgspec.Raw = _NONE
 
 
 _NO_INPUT = _Input()
@@ -235,6 +237,12 @@ def normalise(
     if reasoning_in_total and total is not None and (unnamed := total - input_tokens - output_tokens) > 0:
         output_tokens += unnamed
         reasoning = max(reasoning, unnamed)
+
+    if report.get("speed") == "fast":
+        # Anthropic's, with a price of its own beside those of its service tiers.
+        service_tier = "fast"
+    elif service_tier is None and isinstance(tier := report.get("service_tier"), str):
+        service_tier = tier
 
     inside = _Carver(input_tokens)
     outside = _Carver(output_tokens)

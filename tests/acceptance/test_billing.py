@@ -280,6 +280,67 @@ async def test_the_tier_that_served_decides_and_not_the_one_that_was_asked_for(t
     assert await till.taken(gateway) == usd(price)
 
 
+@pytest.mark.parametrize(
+    ("row", "wish", "double"),
+    [
+        ({}, {}, 2),
+        ({}, {"service_tier": "auto"}, 2),
+        ({}, {"service_tier": "flex"}, 1),
+        ({}, {"service_tier": "priority"}, 4),
+        ({"service_tier": "priority"}, {}, 4),
+        ({"service_tier": "priority"}, {"service_tier": "default"}, 2),
+    ],
+)
+async def test_the_hold_is_for_the_tier_that_is_asked_for(till, row, wish, double):
+    """A tier that nobody asked for is not held for, unless the account at the provider is set to it."""
+    gateway = await till.open(play(RECEIVE, answer(body(tokens(20, 9)))), catalogue="openai", **row)
+
+    await gateway.ask(
+        msgspec.json.encode({"model": "gpt-5.6-terra", "messages": MESSAGES, "max_tokens": 10**6, **wish})
+    )
+
+    held = next(
+        int(line.rpartition(" ")[2])
+        for line in (await gateway.metrics()).splitlines()
+        if line.startswith("gateway_credit_held_nanodollars_total")
+    )
+    # Its longest answer has 128,000 tokens, and flex takes six dollars for a million.
+    assert held // usd("0.768") == double
+
+
+async def test_what_nobody_reports_is_charged_at_the_tier_that_was_asked_for(till):
+    """A stream that is cut off: by estimate, at twice the price."""
+    given = stream_head() + chunk(sse(delta("Hello to you."))), CLOSE
+    wish = {"model": "gpt-5.6-terra", "messages": MESSAGES, "stream": True, "service_tier": "priority"}
+    gateway = await till.open(play(RECEIVE, *given), catalogue="openai")
+
+    await gateway.ask(msgspec.json.encode(wish))
+
+    taken = await till.taken(gateway)
+    (record,) = await gateway.records(1)
+    assert record.output_tokens > 0
+    assert taken == record.input_tokens * 4_000 + record.output_tokens * 24_000
+
+
+async def test_a_fast_answer_of_anthropic_is_charged_as_one(till):
+    """What a message says of its speed decides, and a stream says it at its start."""
+    start = {"type": "message", "usage": {"input_tokens": 1000, "output_tokens": 1, "speed": "fast"}}
+    events = [
+        {"type": "message_start", "message": start},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello."}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1000}},
+        {"type": "message_stop"},
+    ]
+    given = stream(sse(*(msgspec.json.encode(event) for event in events)))
+    gateway = await till.open(play(RECEIVE, given), adapter="anthropic", catalogue="anthropic")
+    wish = {"model": "claude-opus-5", "messages": MESSAGES, "max_tokens": 2000, "stream": True, "speed": "fast"}
+
+    await gateway.ask(msgspec.json.encode(wish), path=b"/v1/messages")
+
+    # Ten and fifty dollars for a million tokens.
+    assert await till.taken(gateway) == usd("0.06")
+
+
 # -- numbers without end ---------------------------------------------------------------------------------------------
 
 

@@ -138,10 +138,12 @@ def test_nonsense_from_a_provider_is_never_a_credit(usage: Usage, price: Price, 
     assert cost_nanos(usage, Price(**{**fields, "provider_cost": trusted})) >= 0
 
 
-@given(usage=usages(), price=prices(), spare_input=some, spare_output=some)
+@given(usage=usages(), price=prices(), spare_input=some, spare_output=some, downgraded=st.booleans())
 def test_a_hold_covers_whatever_the_call_turns_out_to_be(
-    usage: Usage, price: Price, spare_input: int, spare_output: int
+    usage: Usage, price: Price, spare_input: int, spare_output: int, downgraded: bool
 ) -> None:
+    """At the tier that was asked for, or at the plain one where a dearer one was."""
+    asked = "priority" if downgraded and usage.service_tier != "flex" else usage.service_tier
     fields = {name: getattr(usage, name) for name in usage.__struct_fields__}
     call = Usage(**{**fields, "searches": 0})
 
@@ -152,6 +154,7 @@ def test_a_hold_covers_whatever_the_call_turns_out_to_be(
         images=usage.images,
         seconds=ceil(usage.seconds),
         characters=usage.characters,
+        service_tier=asked,
     )
 
     assert held >= cost_nanos(call, price)

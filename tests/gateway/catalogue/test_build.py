@@ -152,8 +152,9 @@ def test_service_tiers_have_their_own_prices(catalogue):
     # Above the threshold flex halves the tokens of the dearer tier, and not the search.
     assert cost_nanos(call, price) == usd("22.01")
     assert cost_nanos(Usage(**call_as(call, "flex")), price) == usd("11.01")
-    # The caller may ask for the dearest.
-    assert hold_nanos(200_000, 0, price) >= usd("0.8")
+    # What is held is by what the caller asks for.
+    held = {tier: hold_nanos(200_000, 0, price, service_tier=tier) for tier in (None, "flex", "priority")}
+    assert usd("0.8") <= held["priority"] == 2 * held[None] == 4 * held["flex"]
 
 
 def call_as(usage: Usage, service: str) -> dict[str, object]:

@@ -142,6 +142,7 @@ def test_a_hold_covers_the_cost(chosen, usage):
         price,
         seconds=int(usage.seconds),
         characters=usage.characters,
+        service_tier=usage.service_tier,
     )
 
     dearest_search = max(price.search_nanos, *(each.search_nanos for each in price.service_prices.values()), 0)

@@ -2,7 +2,17 @@
 
 import pytest
 
-from gateway.kernel.money import MAX_NANOS, Price, Tier, charged_units, cost_nanos, format_usd, hold_nanos, parse_usd
+from gateway.kernel.money import (
+    MAX_NANOS,
+    Price,
+    Tier,
+    charged_units,
+    cost_nanos,
+    format_usd,
+    hold_nanos,
+    parse_usd,
+    rates_of,
+)
 from gateway.wire.usage import Usage
 
 USD = 1_000_000_000
@@ -87,6 +97,30 @@ def test_a_hold_is_for_the_dearest_kind_and_tier_within_reach() -> None:
 
     assert hold_nanos(1000, 10, price) == 1000 * 3000 + 10 * 8000
     assert hold_nanos(1001, 1000, price) == 1001 * 1000 + 1000 * 20_000
+
+
+@pytest.mark.parametrize(
+    ("tier", "each"), [(None, 1000), ("default", 1000), ("flex", 500), ("priority", 2000), ("fast", 3000)]
+)
+def test_a_hold_is_for_the_service_tier_that_is_asked_for(tier: str | None, each: int) -> None:
+    price = Price(
+        input_mtok_nanos=USD,
+        tiers=(Tier(1000, Price(input_mtok_nanos=2 * USD)),),
+        service_permille={"flex": 500, "priority": 2000},
+        service_prices={"fast": Price(input_mtok_nanos=3 * USD)},
+    )
+
+    assert hold_nanos(1000, 0, price, service_tier=tier) == 1000 * each
+    # Prices of a tier that are listed apart have lengths of their own.
+    assert hold_nanos(1001, 0, price, service_tier=tier) == 1001 * each * (1 if tier == "fast" else 2)
+
+
+def test_the_rates_of_a_request_are_those_of_its_length_and_tier() -> None:
+    long = Price(input_mtok_nanos=2 * USD)
+    price = Price(input_mtok_nanos=USD, tiers=(Tier(9, long),), service_permille={"flex": 500}, markup_permille=1200)
+
+    assert rates_of(price, input_tokens=9, service_tier="flex") == (price, 600_000)
+    assert rates_of(price, input_tokens=10, service_tier=None) == (long, 1_200_000)
 
 
 def test_a_hold_ends_where_the_ledger_can_count_no_further() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from gateway.errors import BadRequest, NoOffer, UnknownModel, UnmetWish, Unpriced
 from gateway.exchange import Offer
+from gateway.kernel.money import Price, Tier
 from gateway.kernel.offers import OfferTable
 from gateway.routing.menu import MENUS_MAX, afford, narrow
 from gateway.routing.needs import needs_of
@@ -16,8 +17,8 @@ A, B, C = offer("a"), offer("b"), offer("c")
 NOTHING = frozenset()
 
 
-def narrowed(menu, wishes=NONE, *, needs=NOTHING, tokens=0):
-    return narrow(menu, wishes, needs=needs, tokens=tokens)
+def narrowed(menu, wishes=NONE, *, needs=NOTHING, tokens=0, **facts):
+    return narrow(menu, wishes, needs=needs, tokens=tokens, **facts)
 
 
 # -- the menu of a model ---------------------------------------------------------------------------------------------
@@ -166,6 +167,40 @@ def test_a_markup_counts_towards_the_ceiling():
     menu = menus({"m": (priced("a", usd, price={"markup_permille": 1500}), priced("b", usd))}).find("m", CHAT)
 
     assert providers_of(narrowed(menu, Preferences(max_input_usd=1.2))) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "facts", "left"),
+    [
+        ({"max_output_usd": 2.0}, {}, ["a", "b", "c"]),
+        # A prompt of this length, or this service tier, is dearer at some of them.
+        ({"max_input_usd": 1.0}, {"input_tokens": 1001}, ["b", "c"]),
+        ({"max_input_usd": 1.0}, {"service_tier": "priority"}, ["a", "c"]),
+        ({"max_input_usd": 1.0}, {"service_tier": "auto"}, ["a", "b", "c"]),
+        ({"max_request_usd": 0.001}, {}, ["a", "b"]),
+        ({"max_image_usd": 0.0}, {}, ["a", "b", "c"]),
+    ],
+)
+def test_a_ceiling_is_on_what_this_request_would_cost(wishes, facts, left):
+    usd = 1_000_000_000
+    longer = Tier(1000, Price(input_mtok_nanos=2 * usd, output_mtok_nanos=2 * usd))
+    offers = (
+        priced("a", usd, price={"tiers": (longer,)}),
+        priced("b", usd, price={"service_permille": {"priority": 2000}}),
+        priced("c", usd, price={"request_nanos": usd // 100}),
+    )
+    menu = menus({"m": offers}).find("m", CHAT)
+
+    assert providers_of(narrowed(menu, Preferences(**wishes), **facts)) == left
+
+
+def test_what_a_provider_serves_unasked_counts_towards_the_ceiling():
+    usd = 1_000_000_000
+    dear = priced("a", usd, price={"service_permille": {"priority": 2000}}, service_tier="priority")
+    menu = menus({"m": (dear, priced("b", usd))}).find("m", CHAT)
+
+    assert providers_of(narrowed(menu, Preferences(max_input_usd=1.0))) == ["b"]
+    assert providers_of(narrowed(menu, Preferences(max_input_usd=1.0), service_tier="default")) == ["a", "b"]
 
 
 def test_a_wish_may_be_met_by_a_fallback_alone():

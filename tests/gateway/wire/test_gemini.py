@@ -61,6 +61,20 @@ def test_only_the_path_asks_for_a_stream() -> None:
     assert not peek_gemini(b'{"stream":true}').stream
 
 
+@pytest.mark.parametrize(
+    ("members", "tier"),
+    [
+        (b'"serviceTier":"PRIORITY"', "priority"),
+        (b'"service_tier":"flex"', "flex"),
+        (b'"serviceTier":"unspecified"', None),
+        (b'"serviceTier":["flex"]', None),
+        (b'"contents":"serviceTier"', None),
+    ],
+)
+def test_a_service_tier_in_either_spelling(members: bytes, tier: str | None) -> None:
+    assert peek_gemini(b"{" + members + b"}").service_tier == tier
+
+
 # -- usage ---------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +107,8 @@ def test_only_the_path_asks_for_a_stream() -> None:
                 output_image_tokens=25,
             ),
         ),
+        ({"promptTokenCount": 1, "candidatesTokenCount": 2, "serviceTier": "FLEX"}, Usage(input_tokens=1, output_tokens=2, service_tier="flex")),
+        ({"promptTokenCount": 1, "candidatesTokenCount": 2, "serviceTier": 7}, Usage(input_tokens=1, output_tokens=2)),
         ({"trafficType": "ON_DEMAND"}, None),
     ],
 )  # fmt: skip

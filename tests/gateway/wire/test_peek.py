@@ -226,6 +226,20 @@ def test_every_answer_that_is_generated_counts():
     assert peek(b'{"n":0}').n == 1
 
 
+@pytest.mark.parametrize(
+    ("members", "tier"),
+    [
+        (b'"speed":"fast"', "fast"),
+        (b'"speed":"fast","service_tier":"standard_only"', "fast"),
+        (b'"service_tier":"auto","speed":"fast"', "fast"),
+        (b'"service_tier":"auto","speed":"standard"', "auto"),
+        (b'"speed":1.25', None),
+    ],
+)
+def test_fast_is_a_tier_as_well(members, tier):
+    assert peek(b'{"model":"m",' + members + b"}").service_tier == tier
+
+
 def test_tier_and_further_models_are_reported():
     found = peek(b'{"model":"m","service_tier":"flex","models":["a","b"]}')
 

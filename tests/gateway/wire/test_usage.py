@@ -113,6 +113,14 @@ def test_responses_details():
             ),
         ),
         (
+            {"input_tokens": 5, "output_tokens": 2, "service_tier": "standard", "speed": "fast"},
+            Usage(input_tokens=5, output_tokens=2, service_tier="fast"),
+        ),
+        (
+            {"input_tokens": 5, "output_tokens": 2, "service_tier": "batch", "speed": "standard"},
+            Usage(input_tokens=5, output_tokens=2, service_tier="batch"),
+        ),
+        (
             {"prompt_tokens": 9, "completion_tokens": 1, "num_search_queries": 3},
             Usage(input_tokens=9, output_tokens=1, searches=3),
         ),
