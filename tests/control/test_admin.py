@@ -1,6 +1,7 @@
 """What administrators do: find people, shut them out, give and take credit, limit keys."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
@@ -51,6 +52,24 @@ async def test_people_are_listed_with_their_account_and_its_credit(desk: Desk, b
     assert (account["credits"], account["status"]) == (2.5, "active")
     assert [each["user_id"] for each in account["members"]] == [ann.user_id]
     assert "password" not in str(view)
+
+
+async def test_an_account_shows_when_its_keys_were_last_used(desk: Desk, boss: Caller):
+    ann = await desk.person()
+    used, idle = await ann.key(), await ann.key()
+    at = datetime.now(UTC)
+    await desk.parts.database.execute(
+        "insert into usage_totals (account_id, key_id, requests, cost_nanos, last_used_at) values ($1, $2, 1, 0, $3)",
+        ann.account_id,
+        used.key_id,
+        at,
+    )
+
+    account = (await boss.get(f"/admin/accounts/{ann.account_id}")).json
+
+    last_used = {each["id"]: each["last_used_at"] for each in account["keys"]}
+    assert datetime.fromisoformat(last_used[used.key_id]) == at
+    assert last_used[idle.key_id] is None
 
 
 async def test_lists_go_on_by_cursor_and_by_offset(desk: Desk, boss: Caller):

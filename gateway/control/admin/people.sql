@@ -109,10 +109,11 @@ order by m.created_at, m.user_id
 limit 1000;
 
 -- read_keys: its keys, newest first
-select id, name, environment, last_four, created_at, last_used_at, expires_at, revoked_at, disabled_at
-from keys
-where account_id = $1
-order by created_at desc, id
+select k.id, k.name, k.environment, k.last_four, k.created_at, t.last_used_at, k.expires_at, k.revoked_at, k.disabled_at
+from keys k
+left join usage_totals t on t.account_id = k.account_id and t.key_id = k.id
+where k.account_id = $1
+order by k.created_at desc, k.id desc
 limit 1000;
 
 -- lock_account: until the transaction ends
