@@ -19,6 +19,7 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import compile_path
 
 from gateway.control import accounts, admin, catalogue, docs, health
+from gateway.control.expiry import sweep_forever
 from gateway.control.idempotency import Answers
 from gateway.control.parts import Parts
 from gateway.control.resource import NOWHERE, Resource, Room
@@ -57,6 +58,7 @@ class ControlPlane(Starlette):
     async def running(self) -> AsyncIterator[None]:
         """As long as it serves: what goes on in the background, closed before the stores are."""
         self.parts.tasks.spawn(self.parts.mail.deliver_forever(), name="mail")
+        self.parts.tasks.spawn(sweep_forever(self.parts.database), name="remove what is over")
         try:
             yield
         finally:

@@ -8,7 +8,8 @@ Rules:
   again.
 - A claim whose request never came to an end (its process died) stays a claim: whether it took effect is not known,
   and to run it twice is what nobody wanted. The caller looks, and takes another key.
-- Answers are encrypted at rest, because among them are keys that are shown once. They are kept for `KEPT_S`.
+- Answers are encrypted at rest, because among them are keys that are shown once. They are kept for `KEPT_S`;
+  `expiry.py` removes them then.
 """
 
 import hashlib
@@ -26,8 +27,6 @@ from gateway.infra.postgres import Database, load_queries
 HEADER: Final = "idempotency-key"
 KEY_MAX: Final = 200
 KEPT_S: Final = 86_400.0
-#: Old answers that one request clears away.
-SWEEP_MAX: Final = 100
 _NONCE_BYTES: Final = 12
 
 _queries: Final = load_queries(Path(__file__).with_name("idempotency.sql"))
@@ -51,7 +50,6 @@ class Answers:
             raise Invalid(f"A key has 1 to {KEY_MAX} printable characters.", loc=("header", HEADER))
         request_hash = hashlib.sha256(request).digest()
         async with self._database.session() as session:
-            await session.execute(_queries["sweep"], KEPT_S, SWEEP_MAX)
             if await session.fetch_value(_queries["claim"], scope, key, request_hash):
                 return None
             row = await session.fetch_row(_queries["find"], scope, key)

@@ -13,10 +13,3 @@ update idempotency_keys set status = $3, answer = $4 where scope = $1 and key = 
 
 -- give_up: the claim of a request that failed here
 delete from idempotency_keys where scope = $1 and key = $2 and status is null;
-
--- sweep: some of those that are older than anybody repeats
-delete from idempotency_keys
-where ctid = any (array(
-    select ctid from idempotency_keys where created_at < now() - make_interval(secs => $1) limit $2
-    for update skip locked
-));

@@ -38,7 +38,6 @@ PRIMARY_KEY: Final = "primary"
 Purpose = Literal["verify_email", "reset_password"]
 SessionKind = Literal["cookie", "bearer"]
 _TOKEN_BYTES: Final = 32
-_SWEEP_MAX: Final = 100
 
 
 class NewPerson(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,7 +215,6 @@ async def open_session(
     )
     assert row is not None
     await session.execute(_queries["note_login"], user_id)
-    await session.execute(_queries["sweep_sessions"], _SWEEP_MAX)
     return Opened(id=row["id"], token=token, account_id=account_id, expires_at=row["expires_at"])
 
 

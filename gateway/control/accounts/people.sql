@@ -64,11 +64,6 @@ update sessions set revoked_at = now() where id = $1 and user_id = $2 and revoke
 -- close_sessions: all of a person's but one
 update sessions set revoked_at = now() where user_id = $1 and id is distinct from $2::bigint and revoked_at is null;
 
--- sweep_sessions: some of those that are long over
-delete from sessions where ctid = any (array(
-    select ctid from sessions where expires_at < now() - interval '30 days' limit $1 for update skip locked
-));
-
 -- add_token: what a mail will prove
 insert into tokens (digest, user_id, purpose, email, expires_at)
 values ($1, $2, $3, $4, now() + make_interval(secs => $5));
