@@ -6,12 +6,16 @@ that means nothing; what they make up themselves is refused when it does not fit
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from gateway.control.errors import Invalid
+from gateway.control.route import ID_MAX
+from gateway.infra.postgres import Row
 
 T = TypeVar("T")
 
@@ -22,11 +26,19 @@ CURSOR_MAX: Final = 500
 
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description="How many at most.")]
 Offset = Annotated[int, Meta(ge=0, le=OFFSET_MAX, description="How many to pass over.")]
+#: What cursors are made of, as one may come back: a number of a row, and a time.
+Number = Annotated[int, Meta(ge=0, le=ID_MAX)]
+Moment = Annotated[datetime, Meta(tz=True)]
 Cursor = Annotated[str, Meta(max_length=CURSOR_MAX, description="`next_cursor` of the page before.")]
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """The usual query of a list. Inherit from it to add filters."""
+    """The usual query of a list. Inherit from it to add filters.
+
+    after = query.after(tuple[Number]) or (None,)
+    rows = await database.fetch(queries["list_things"], account_id, *after, *query.window)
+    page, next_cursor = query.cut(rows, "id")
+    """
 
     limit: Limit = 50
     offset: Offset = 0
@@ -39,6 +51,22 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
             Invalid: the cursor is none of ours.
         """
         return None if self.cursor is None else decode_cursor(self.cursor, type_)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """How many rows a statement is to read, and to pass over: one more than the page has, which tells whether
+        there is another page; none are passed over where a cursor leads.
+        """
+        return self.limit + 1, 0 if self.cursor is not None else self.offset
+
+    def cut(self, rows: Sequence[Row], *columns: str) -> tuple[Sequence[Row], str | None]:
+        """The rows of the page, and its `next_cursor`: the values of the last row in the `columns` that the list is
+        ordered by; None where it is the last page.
+        """
+        page = rows[: self.limit]
+        if len(rows) <= self.limit:
+            return page, None
+        return page, encode_cursor(*(page[-1][column] for column in columns))
 
 
 def encode_cursor(*values: Any) -> str:  # Any: whatever a list is ordered by

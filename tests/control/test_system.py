@@ -89,7 +89,7 @@ async def test_a_record_is_settled_once_its_account_is_known_however_often_it_is
         "select balance_nanos from balances where account_id = $1", ann.account_id
     )
     assert balance == -7_000
-    assert (await boss.get("/admin/settle-rejects")).json == {"rejects": [], "total": 0, "next_after": None}
+    assert (await boss.get("/admin/settle-rejects")).json == {"rejects": [], "total": 0, "next_cursor": None}
 
 
 async def test_what_is_forgotten_is_gone_and_what_is_no_record_comes_back(desk: Desk, boss: Caller):

@@ -16,9 +16,10 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from gateway.control.accounts.trail import in_utc
 from gateway.control.accounts.users import usd
 from gateway.control.errors import Invalid
-from gateway.control.paging import Page, encode_cursor
+from gateway.control.paging import Moment, Page
 from gateway.control.route import Call, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
 
@@ -178,13 +179,11 @@ async def show_log(call: Call[Nothing, LogFilter]) -> ActivityLog:
     """The requests of the account, newest first. `total` counts all that the filter lets through."""
     query, database, account_id = call.query, call.parts.database, call.actor.account_id
     first, last = query.from_ or BEGINNING, query.to or _today(call) + timedelta(days=1)
-    after = query.after(tuple[datetime, UUID])
-    at, request_id = (None, None) if after is None else after
-    if at is not None and at.tzinfo is None:
-        raise Invalid("This cursor is not known here.", loc=("query", "cursor"))
+    at, request_id = query.after(tuple[Moment, UUID]) or (None, None)
     offset = query.offset if query.page is None else (query.page - 1) * query.limit
     if offset > OFFSET_MAX:
         raise Invalid(f"Pages end at {OFFSET_MAX} requests; go on with `cursor`.", loc=("query", "page"))
+    query = msgspec.structs.replace(query, offset=offset)
     rows = await database.fetch(
         _queries["list_activity"],
         account_id,
@@ -192,23 +191,21 @@ async def show_log(call: Call[Nothing, LogFilter]) -> ActivityLog:
         _after(last),
         query.model,
         query.provider,
-        at,
+        in_utc(at, "cursor"),
         request_id,
-        query.limit + 1,
-        0 if after is not None else offset,
+        *query.window,
     )
-    page = rows[: query.limit]
+    page, next_cursor = query.cut(rows, "created_at", "request_id")
     total = await database.fetch_value(
         _queries["count_activity"], account_id, first, last, query.model, query.provider
     )
-    more = len(rows) > query.limit
     return ActivityLog(
         logs=tuple(_activity(row, account_id) for row in page),
         total=total,
         page=offset // query.limit + 1,
         limit=query.limit,
         offset=offset,
-        next_cursor=encode_cursor(page[-1]["created_at"], page[-1]["request_id"]) if more else None,
+        next_cursor=next_cursor,
     )
 
 

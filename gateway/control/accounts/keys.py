@@ -9,6 +9,7 @@ Rules:
 - A change is told to every worker when its transaction is over, and holds there within a second.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -49,9 +50,10 @@ from gateway.control.accounts.key_facts import (
     view_of,
 )
 from gateway.control.accounts.people import publish_keys
+from gateway.control.accounts.trail import in_utc
 from gateway.control.accounts.users import plan_limits
 from gateway.control.errors import Conflict, Invalid, NotFound, NotPermitted
-from gateway.control.paging import Page, encode_cursor
+from gateway.control.paging import Moment, Page
 from gateway.control.parts import Parts
 from gateway.control.route import Call, Nothing, Route
 from gateway.control.session import Actor
@@ -329,23 +331,20 @@ async def list_keys(call: Call[Nothing, KeyFilter]) -> KeyList:
     )
 
 
-async def read_page(call: Call[Any, Any]) -> tuple[list[Row], str | None]:  # Any: a query that is a KeyFilter
+async def read_page(call: Call[Any, Any]) -> tuple[Sequence[Row], str | None]:  # Any: a query that is a KeyFilter
     """A page of rows, and where the next one begins."""
     query: KeyFilter = call.query
-    after = query.after(tuple[datetime, str]) or (None, None)
-    if after[0] is not None and after[0].tzinfo is None:
-        raise Invalid("This cursor is not known here.", loc=("query", "cursor"))
+    at, key_id = query.after(tuple[Moment, str]) or (None, None)
     rows = await call.parts.database.fetch(
         queries["list_keys"],
         call.actor.account_id,
         query.include_revoked,
         None if query.environment_tag is None else environment_of(query.environment_tag),
-        *after,
-        query.limit + 1,
-        0 if after[0] is not None else query.offset,
+        in_utc(at, "cursor"),
+        key_id,
+        *query.window,
     )
-    page = list(rows[: query.limit])
-    return page, encode_cursor(page[-1]["created_at"], page[-1]["id"]) if len(rows) > query.limit else None
+    return query.cut(rows, "created_at", "id")
 
 
 async def show_key(call: Call[Nothing, Nothing]) -> KeyView:

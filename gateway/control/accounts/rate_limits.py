@@ -33,7 +33,7 @@ from gateway.control.accounts.keys import check_owner, check_reach, find_key
 from gateway.control.accounts.people import publish_keys
 from gateway.control.accounts.users import plan_limits
 from gateway.control.errors import Invalid, NotFound
-from gateway.control.paging import OFFSET_MAX, Page, encode_cursor
+from gateway.control.paging import OFFSET_MAX, Page
 from gateway.control.parts import Parts
 from gateway.control.route import Call, Nothing, Route
 from gateway.infra.postgres import Row, Session, load_queries
@@ -225,15 +225,9 @@ async def show_limits_of_account(call: Call[Nothing, Page]) -> LimitsView:
     """The limits of the account and of its keys."""
     parts, actor, query = call.parts, call.actor, call.query
     plan: str = await parts.database.fetch_value(key_queries["read_plan"], actor.account_id)
-    after = query.after(tuple[str])
-    rows = await parts.database.fetch(
-        _queries["list_limits"],
-        actor.account_id,
-        "" if after is None else after[0],
-        query.limit + 1,
-        0 if after is not None else query.offset,
-    )
-    page = rows[: query.limit]
+    after = query.after(tuple[str]) or ("",)
+    rows = await parts.database.fetch(_queries["list_limits"], actor.account_id, *after, *query.window)
+    page, next_cursor = query.cut(rows, "id")
     return LimitsView(
         user_id=actor.user_id,
         account_id=actor.account_id,
@@ -251,7 +245,7 @@ async def show_limits_of_account(call: Call[Nothing, Page]) -> LimitsView:
         ),
         limit=query.limit,
         offset=query.offset,
-        next_cursor=encode_cursor(page[-1]["id"]) if len(rows) > query.limit else None,
+        next_cursor=next_cursor,
     )
 
 

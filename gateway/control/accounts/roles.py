@@ -15,7 +15,7 @@ from gateway.control import audit
 from gateway.control.access import PERMISSIONS, ROLES, Role
 from gateway.control.audit import By
 from gateway.control.errors import Conflict, NotFound
-from gateway.control.paging import Limit, Offset, Page, encode_cursor
+from gateway.control.paging import Limit, Number, Page
 from gateway.control.route import ID_MAX, Call, Nothing, Route
 from gateway.infra.postgres import Session, load_queries
 
@@ -70,17 +70,15 @@ class RoleHolder(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
-class RoleFilter(msgspec.Struct, frozen=True, kw_only=True):
+class RoleFilter(Page, frozen=True, kw_only=True):
     limit: Limit = 100
-    offset: Offset = 0
-    after: Annotated[int, Meta(ge=0, le=ID_MAX, description="`next_after` of the page before.")] = 0
 
 
 class RoleHolders(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     users: tuple[RoleHolder, ...]
     total: int
-    next_after: int | None
+    next_cursor: str | None
 
 
 class ChangeFilter(Page, frozen=True, kw_only=True):
@@ -156,13 +154,14 @@ async def show_role(call: Call[Nothing, Nothing]) -> RoleView:
 async def list_holders(call: Call[Nothing, RoleFilter]) -> RoleHolders:
     """Who has a role."""
     role, query, database = _role(call), call.query, call.parts.database
-    rows = await database.fetch(queries["list_by_role"], role, query.after, query.limit + 1, query.offset)
-    page = [msgspec.convert(dict(row), RoleHolder) for row in rows[: query.limit]]
+    after = query.after(tuple[Number]) or (0,)
+    rows = await database.fetch(queries["list_by_role"], role, *after, *query.window)
+    page, next_cursor = query.cut(rows, "id")
     return RoleHolders(
         role=role,
-        users=tuple(page),
+        users=tuple(msgspec.convert(dict(row), RoleHolder) for row in page),
         total=await database.fetch_value(queries["count_by_role"], role),
-        next_after=page[-1].id if len(rows) > query.limit else None,
+        next_cursor=next_cursor,
     )
 
 
@@ -177,19 +176,11 @@ async def list_permissions(call: Call[Nothing, Nothing]) -> Permissions:
 async def list_changes(call: Call[Nothing, ChangeFilter]) -> RoleChanges:
     """Who gave whom which role, and why; newest first."""
     query = call.query
-    after = query.after(tuple[Annotated[int, Meta(ge=0, le=ID_MAX)]])
-    rows = await call.parts.database.fetch(
-        queries["list_role_changes"],
-        None if query.user_id is None else str(query.user_id),
-        None if after is None else after[0],
-        query.limit + 1,
-        0 if after is not None else query.offset,
-    )
-    page = rows[: query.limit]
-    return RoleChanges(
-        logs=tuple(_changed(row) for row in page),
-        next_cursor=encode_cursor(page[-1]["id"]) if len(rows) > query.limit else None,
-    )
+    after = query.after(tuple[Number]) or (None,)
+    user_id = None if query.user_id is None else str(query.user_id)
+    rows = await call.parts.database.fetch(queries["list_role_changes"], user_id, *after, *query.window)
+    page, next_cursor = query.cut(rows, "id")
+    return RoleChanges(logs=tuple(_changed(row) for row in page), next_cursor=next_cursor)
 
 
 def _changed(row: Any) -> RoleChanged:  # Any: a row

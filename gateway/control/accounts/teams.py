@@ -24,8 +24,8 @@ from gateway.control.access import AccountRole, is_at_least
 from gateway.control.accounts import letters
 from gateway.control.accounts.people import clean_email, publish_keys, queries
 from gateway.control.errors import Conflict, NotFound, NotPermitted
-from gateway.control.paging import Limit, Offset
-from gateway.control.route import ID_MAX, Call, Done, Nothing, Route
+from gateway.control.paging import Limit, Number, Page
+from gateway.control.route import Call, Done, Nothing, Route
 from gateway.control.session import digest
 from gateway.errors import BadRequest
 from gateway.infra.postgres import Session, load_queries
@@ -78,13 +78,11 @@ class MemberPage(msgspec.Struct, frozen=True, kw_only=True):
     """A page of an account's members."""
 
     data: tuple[Member, ...]
-    next_after: int | None
+    next_cursor: str | None
 
 
-class MemberFilter(msgspec.Struct, frozen=True, kw_only=True):
+class MemberFilter(Page, frozen=True, kw_only=True):
     limit: Limit = 100
-    offset: Offset = 0
-    after: Annotated[int, Meta(ge=0, le=ID_MAX, description="`next_after` of the page before.")] = 0
 
 
 class RoleChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,11 +198,10 @@ async def switch_team(call: Call[Nothing, Nothing]) -> Done:
 async def list_members(call: Call[Nothing, MemberFilter]) -> MemberPage:
     """Who is in the account."""
     query = call.query
-    rows = await call.parts.database.fetch(
-        _queries["list_members"], call.actor.account_id, query.after, query.limit + 1, query.offset
-    )
-    page = [msgspec.convert(dict(row), Member) for row in rows[: query.limit]]
-    return MemberPage(data=tuple(page), next_after=page[-1].user_id if len(rows) > query.limit else None)
+    after = query.after(tuple[Number]) or (0,)
+    rows = await call.parts.database.fetch(_queries["list_members"], call.actor.account_id, *after, *query.window)
+    page, next_cursor = query.cut(rows, "user_id")
+    return MemberPage(data=tuple(msgspec.convert(dict(row), Member) for row in page), next_cursor=next_cursor)
 
 
 async def change_member(call: Call[RoleChange, Nothing]) -> Done:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.control.errors import Invalid
-from gateway.control.paging import Cursor, Limit, Offset, Page, decode_cursor, encode_cursor
+from gateway.control.paging import Cursor, Limit, Number, Offset, Page
 from gateway.control.parts import Parts
 from gateway.control.route import ID_MAX, Call, Nothing, Raw, Route
 from gateway.infra.postgres import Row, load_queries
@@ -90,6 +90,10 @@ class TrailFilter(ExportFilter, frozen=True, kw_only=True):
     offset: Offset = 0
     cursor: Cursor | None = None
 
+    @property
+    def page(self) -> Page:
+        return Page(limit=self.limit, offset=self.offset, cursor=self.cursor)
+
 
 class AllFilter(TrailFilter, frozen=True, kw_only=True):
     """Which lines of anybody, and which page of them."""
@@ -139,17 +143,16 @@ async def list_key_changes(call: Call[Nothing, KeyTrailFilter]) -> KeyTrail:
     action = None if query.action is None else f"api_keys.{_WRITTEN.get(query.action, query.action)}"
     span = in_utc(query.start_date, "start_date"), in_utc(query.end_date, "end_date")
     wanted = (call.actor.account_id, query.key_id, action, *span)
-    before = _place(query.cursor)
-    offset = 0 if before is not None else query.offset
-    rows = await database.fetch(_queries["list_key_changes"], *wanted, before, query.limit + 1, offset)
-    page = rows[: query.limit]
+    before = query.after(tuple[Number]) or (None,)
+    rows = await database.fetch(_queries["list_key_changes"], *wanted, *before, *query.window)
+    page, next_cursor = query.cut(rows, "id")
     return KeyTrail(
         status="success",
         total_logs=await database.fetch_value(_queries["count_key_changes"], *wanted),
         logs=tuple(_key_change(row) for row in page),
         limit=query.limit,
         offset=query.offset,
-        next_cursor=encode_cursor(page[-1]["id"]) if len(rows) > query.limit else None,
+        next_cursor=next_cursor,
     )
 
 
@@ -188,20 +191,15 @@ def in_utc(moment: datetime | None, name: str) -> datetime | None:
 
 
 async def _list(parts: Parts, query: TrailFilter, *, account_id: int | None) -> Trail:
-    before = _place(query.cursor)
-    rows = await parts.database.fetch(
-        _queries["list_trail"],
-        *_wanted(query, account_id),
-        before,
-        query.limit + 1,
-        0 if before is not None else query.offset,
-    )
-    page = rows[: query.limit]
+    before = query.page.after(tuple[Number]) or (None,)
+    wanted = _wanted(query, account_id)
+    rows = await parts.database.fetch(_queries["list_trail"], *wanted, *before, *query.page.window)
+    page, next_cursor = query.page.cut(rows, "id")
     return Trail(
         logs=tuple(_change(row) for row in page),
         limit=query.limit,
         offset=query.offset,
-        next_cursor=encode_cursor(page[-1]["id"]) if len(rows) > query.limit else None,
+        next_cursor=next_cursor,
     )
 
 
@@ -224,10 +222,6 @@ def _wanted(query: ExportFilter, account_id: int | None) -> tuple[object, ...]:
         in_utc(query.from_, "from"),
         in_utc(query.to, "to"),
     )
-
-
-def _place(cursor: str | None) -> int | None:
-    return None if cursor is None else decode_cursor(cursor, tuple[Annotated[int, Meta(ge=0, le=ID_MAX)]])[0]
 
 
 def _change(row: Row) -> Change:

@@ -16,9 +16,9 @@ from msgspec import Meta
 from gateway.control import audit
 from gateway.control.accounts.people import EmailTaken, clean_email, publish_keys, queries, send_proof
 from gateway.control.errors import Conflict, Invalid
-from gateway.control.paging import Page, encode_cursor
+from gateway.control.paging import Number, Page
 from gateway.control.parts import Parts
-from gateway.control.route import ID_MAX, Call, Done, Nothing, Route
+from gateway.control.route import Call, Done, Nothing, Route
 from gateway.infra.postgres import load_queries
 from gateway.kernel.journal import EntryType, read_balance
 from gateway.kernel.levels import read_account_levels
@@ -33,7 +33,6 @@ _TAG: Final = "user"
 _queries: Final = load_queries(Path(__file__).with_name("users.sql"))
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Seq = Annotated[int, Meta(ge=0, le=ID_MAX)]
 
 
 class BalanceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -357,16 +356,9 @@ async def delete_account(call: Call[Confirmation, Nothing]) -> Done:
 async def list_transactions(call: Call[Nothing, EntryFilter]) -> Transactions:
     """Every change of the balance, newest first, with sums over all of them."""
     query, database, account_id = call.query, call.parts.database, call.actor.account_id
-    after = query.after(tuple[Seq])
-    rows = await database.fetch(
-        _queries["list_entries"],
-        account_id,
-        query.transaction_type,
-        None if after is None else after[0],
-        query.limit + 1,
-        0 if after is not None else query.offset,
-    )
-    page = rows[: query.limit]
+    after = query.after(tuple[Number]) or (None,)
+    rows = await database.fetch(_queries["list_entries"], account_id, query.transaction_type, *after, *query.window)
+    page, next_cursor = query.cut(rows, "seq")
     sums = {row["type"]: row for row in await database.fetch(_queries["sum_entries"], account_id)}
     counted = sums.values() if query.transaction_type is None else [sums.get(query.transaction_type)]
     return Transactions(
@@ -374,7 +366,7 @@ async def list_transactions(call: Call[Nothing, EntryFilter]) -> Transactions:
         total=sum(row["count"] for row in counted if row is not None),
         limit=query.limit,
         offset=query.offset,
-        next_cursor=encode_cursor(page[-1]["seq"]) if len(rows) > query.limit else None,
+        next_cursor=next_cursor,
         summary=Summary(
             total_transactions=sum(row["count"] for row in sums.values()),
             total_credits_added=usd(sum(max(0, row["amount_nanos"]) for row in sums.values())),

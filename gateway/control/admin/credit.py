@@ -25,7 +25,7 @@ from gateway.control.accounts.users import usd
 from gateway.control.admin.people import Reason
 from gateway.control.errors import Conflict, Invalid, NotFound
 from gateway.control.idempotency import HEADER
-from gateway.control.paging import Page, encode_cursor
+from gateway.control.paging import Moment, Number, Page
 from gateway.control.route import ID_MAX, Call, Nothing, Route
 from gateway.infra.postgres import Row, Session, load_queries
 from gateway.kernel.journal import (
@@ -142,8 +142,7 @@ async def deduct_credit(call: Call[Grant, Nothing]) -> Granted:
 async def list_credit(call: Call[Nothing, CreditFilter]) -> CreditEntries:
     """What all accounts were given, bought, or lost, but for usage; newest first."""
     query = call.query
-    after = query.after(tuple[datetime, Annotated[int, Meta(ge=0, le=ID_MAX)], Annotated[int, Meta(ge=0, le=ID_MAX)]])
-    at, account_id, seq = (None, None, None) if after is None else after
+    at, account_id, seq = query.after(tuple[Moment, Number, Number]) or (None, None, None)
     rows = await call.parts.database.fetch(
         _queries["list_credit"],
         query.account_id,
@@ -153,16 +152,14 @@ async def list_credit(call: Call[Nothing, CreditFilter]) -> CreditEntries:
         in_utc(at, "cursor"),
         account_id,
         seq,
-        query.limit + 1,
-        0 if after is not None else query.offset,
+        *query.window,
     )
-    page = rows[: query.limit]
-    last = page[-1] if len(rows) > query.limit else None
+    page, next_cursor = query.cut(rows, "created_at", "account_id", "seq")
     return CreditEntries(
         transactions=tuple(_entry(row) for row in page),
         limit=query.limit,
         offset=query.offset,
-        next_cursor=None if last is None else encode_cursor(last["created_at"], last["account_id"], last["seq"]),
+        next_cursor=next_cursor,
     )
 
 

@@ -20,8 +20,8 @@ from gateway.control.access import AccountRole, Role
 from gateway.control.accounts.people import publish_keys
 from gateway.control.accounts.users import usd
 from gateway.control.errors import Conflict, NotFound
-from gateway.control.paging import Page, encode_cursor
-from gateway.control.route import ID_MAX, Call, Nothing, Route
+from gateway.control.paging import Number, Page
+from gateway.control.route import Call, Nothing, Route
 from gateway.infra.postgres import Row, Session, load_queries
 
 PersonStatus = Literal["active", "suspended", "deleted"]
@@ -31,8 +31,6 @@ Reason = Annotated[str, Meta(min_length=1, max_length=1000)]
 LAST: Final = "\U0010ffff"
 _TAG: Final = "administration"
 _queries: Final = load_queries(Path(__file__).with_name("people.sql"))
-
-_Id = Annotated[int, Meta(ge=0, le=ID_MAX)]
 
 
 class PersonFilter(Page, frozen=True, kw_only=True):
@@ -187,21 +185,15 @@ async def list_people(call: Call[Nothing, PersonFilter]) -> People:
     text = None if query.search is None else query.search.strip().lower()
     number = int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
     wanted = (text, None if text is None else text + LAST, number, query.role, query.status)
-    after = query.after(tuple[_Id])
-    rows = await database.fetch(
-        _queries["list_people"],
-        *wanted,
-        0 if after is None else after[0],
-        query.limit + 1,
-        0 if after is not None else query.offset,
-    )
-    page = rows[: query.limit]
+    after = query.after(tuple[Number]) or (0,)
+    rows = await database.fetch(_queries["list_people"], *wanted, *after, *query.window)
+    page, next_cursor = query.cut(rows, "id")
     return People(
         users=tuple(_person(row) for row in page),
         total=await database.fetch_value(_queries["count_people"], *wanted),
         limit=query.limit,
         offset=query.offset,
-        next_cursor=encode_cursor(page[-1]["id"]) if len(rows) > query.limit else None,
+        next_cursor=next_cursor,
     )
 
 
@@ -225,22 +217,16 @@ async def list_accounts(call: Call[Nothing, AccountFilter]) -> Accounts:
     query, database = call.query, call.parts.database
     text = None if query.search is None else query.search.lower()
     wanted = (query.status, query.plan, text, None if text is None else text + LAST)
-    after = query.after(tuple[_Id])
-    rows = await database.fetch(
-        _queries["list_accounts"],
-        *wanted,
-        0 if after is None else after[0],
-        query.limit + 1,
-        0 if after is not None else query.offset,
-    )
-    page = rows[: query.limit]
+    after = query.after(tuple[Number]) or (0,)
+    rows = await database.fetch(_queries["list_accounts"], *wanted, *after, *query.window)
+    page, next_cursor = query.cut(rows, "id")
     return Accounts(
         status="success",
         accounts=tuple(_account(row) for row in page),
         total=await database.fetch_value(_queries["count_accounts"], *wanted),
         limit=query.limit,
         offset=query.offset,
-        next_cursor=encode_cursor(page[-1]["id"]) if len(rows) > query.limit else None,
+        next_cursor=next_cursor,
     )
 
 

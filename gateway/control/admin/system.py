@@ -5,19 +5,18 @@ What workers and breakers say is of this host; everything from the database is o
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
 
 from gateway.catalogue.overrides import CHANNEL
 from gateway.control import audit, rejected
 from gateway.control.accounts.users import usd
 from gateway.control.admin.people import Reason
 from gateway.control.errors import NotFound
-from gateway.control.paging import Limit
-from gateway.control.route import ID_MAX, Call, Done, Nothing, Route
+from gateway.control.paging import Cursor, Limit, Number, decode_cursor, encode_cursor
+from gateway.control.route import Call, Done, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
 from gateway.kernel.rejects import Reject, count_rejects, list_rejects
 from gateway.status import Status, summarize
@@ -130,12 +129,12 @@ class AllSetAside(msgspec.Struct, frozen=True, kw_only=True):
     rejects: tuple[SetAside, ...]
     #: Of all pages.
     total: int
-    next_after: int | None
+    next_cursor: str | None
 
 
 class SetAsideFilter(msgspec.Struct, frozen=True, kw_only=True):
     limit: Limit = 100
-    after: Annotated[int, Meta(ge=0, le=ID_MAX, description="`next_after` of the page before.")] = 0
+    cursor: Cursor | None = None
 
 
 class Because(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,11 +225,12 @@ async def refresh(call: Call[Nothing, Nothing]) -> Done:
 async def list_set_aside(call: Call[Nothing, SetAsideFilter]) -> AllSetAside:
     """Usage records that could not be settled, oldest first."""
     query, database = call.query, call.parts.database
-    rejects = await list_rejects(database, after_id=query.after, limit=query.limit)
+    after = (0,) if query.cursor is None else decode_cursor(query.cursor, tuple[Number])
+    rejects = await list_rejects(database, after_id=after[0], limit=query.limit)
     return AllSetAside(
         rejects=tuple(_set_aside(each) for each in rejects),
         total=await count_rejects(database),
-        next_after=rejects[-1].id if len(rejects) == query.limit else None,
+        next_cursor=encode_cursor(rejects[-1].id) if len(rejects) == query.limit else None,
     )
 
 
