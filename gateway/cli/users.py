@@ -12,7 +12,8 @@ from gateway.cli.connecting import with_database
 from gateway.cli.loading import load_config
 from gateway.cli.notices import Notices, warn_of_lost
 from gateway.cli.table import Colour, Printer
-from gateway.control.accounts.operators import PAGE, Created, Person, create, list_people, set_role, set_status
+from gateway.control.accounts.operators import PAGE, Created, Person, create, list_people, set_role, set_standing
+from gateway.control.accounts.standing import Standing
 from gateway.control.passwords import LENGTH_MAX, Passwords
 from gateway.errors import ConfigError
 from gateway.infra.embedded import Stores
@@ -139,16 +140,16 @@ def _role(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _suspend(arguments: argparse.Namespace, settings: Settings) -> int:
-    return _change_status(arguments, settings, "suspended", "is suspended, and so are the keys they made")
+    return _change_standing(arguments, settings, "suspended", "is suspended, and so are the keys they made")
 
 
 def _activate(arguments: argparse.Namespace, settings: Settings) -> int:
-    return _change_status(arguments, settings, "active", "may sign in again, and the keys they made work again")
+    return _change_standing(arguments, settings, "active", "may sign in again, and the keys they made work again")
 
 
-def _change_status(arguments: argparse.Namespace, settings: Settings, status: str, what: str) -> int:
+def _change_standing(arguments: argparse.Namespace, settings: Settings, standing: Standing, what: str) -> int:
     async def change(database: Database, stores: Stores) -> tuple[int, bool]:
-        user_id, key_ids = await set_status(database, who=arguments.user, status=status)
+        user_id, key_ids = await set_standing(database, who=arguments.user, standing=standing)
         async with Notices(stores.redis_url) as notices:
             for key_id in key_ids:
                 await notices.publish(CHANNEL, key_id.encode())

@@ -156,6 +156,18 @@ async def test_of_the_last_administrators_one_stays(desk: Desk):
     assert await database.fetch_value("select count(*) from users where role = 'admin' and status = 'active'") == 1
 
 
+async def test_the_last_administrator_can_not_delete_themselves(desk: Desk):
+    await desk.parts.database.execute("update users set role = 'user' where role = 'admin'")
+    ann = await desk.person(role="admin")
+
+    refused = await ann.delete("/user/account", {"confirmation": "DELETE_ACCOUNT"})
+    await desk.person(role="admin")
+    deleted = await ann.delete("/user/account", {"confirmation": "DELETE_ACCOUNT"})
+
+    assert (refused.status, refused.json["code"]) == (409, "last_admin")
+    assert deleted.status == 200
+
+
 async def test_credit_is_given_and_taken_by_whatever_names_the_account(desk: Desk, boss: Caller):
     ann = await desk.person()
     key = await ann.key()

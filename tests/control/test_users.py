@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.control.accounts.operators import set_status
+from gateway.control.accounts.operators import set_standing
 from gateway.control.accounts.people import publish_keys
 from gateway.kernel.journal import credit
 from tests.control.desk import Desk
@@ -174,7 +174,7 @@ async def test_whoever_is_suspended_is_out_at_both_planes(desk: Desk):
     key = await ann.key()
     assert (await key.get("/v1/models")).status == 200
 
-    _, key_ids = await set_status(desk.parts.database, who=ann.email, status="suspended")
+    _, key_ids = await set_standing(desk.parts.database, who=ann.email, standing="suspended")
     await publish_keys(desk.parts, key_ids)
 
     assert (await ann.get("/user/balance")).status == 401
@@ -183,7 +183,7 @@ async def test_whoever_is_suspended_is_out_at_both_planes(desk: Desk):
         while (refused := await key.get("/v1/models")).status == 200:  # noqa: ASYNC110  seen from outside alone
             await asyncio.sleep(0.005)
     assert (refused.status, refused.json["error"]["code"]) == (401, "account_inactive")
-    await set_status(desk.parts.database, who=str(ann.user_id), status="active")
+    await set_standing(desk.parts.database, who=str(ann.user_id), standing="active")
     await publish_keys(desk.parts, key_ids)
     async with asyncio.timeout(10):
         while (await key.get("/v1/models")).status != 200:  # noqa: ASYNC110  as above

@@ -10,6 +10,7 @@ from gateway.control.access import Role
 from gateway.control.accounts.people import NewPerson, clean_email, create_person
 from gateway.control.accounts.people import queries as people_queries
 from gateway.control.accounts.roles import change_role, queries
+from gateway.control.accounts.standing import Standing, change_person
 from gateway.control.errors import Conflict
 from gateway.errors import ConfigError
 from gateway.infra.postgres import Database, Session
@@ -79,28 +80,16 @@ async def list_people(database: Database, *, after_id: int = 0, limit: int = PAG
     return [msgspec.convert(dict(row), Person) for row in rows]
 
 
-async def set_status(database: Database, *, who: str, status: str) -> tuple[int, list[str]]:
+async def set_standing(database: Database, *, who: str, standing: Standing) -> tuple[int, list[str]]:
     """Suspend somebody, and so every key they made, or let them in again; their id, and the keys to tell workers of.
 
     Raises:
-        ConfigError: there is no such person.
+        ConfigError: there is no such person. Conflict: it is the last administrator.
     """
     async with database.transaction() as session:
-        user_id, before = await _find(session, who)
-        await session.execute(queries["set_status"], user_id, status)
-        if status == "suspended":
-            await session.execute(people_queries["close_sessions"], user_id, None)
-        await audit.record(
-            session,
-            audit.OPERATOR,
-            "users.suspend" if status == "suspended" else "users.activate",
-            ("user", user_id),
-            account_id=None,
-            before={"status": before},
-            after={"status": status},
-        )
-        keys = await session.fetch(queries["keys_of"], user_id)
-    return user_id, [row["id"] for row in keys]
+        user_id = await _find(session, who)
+        keys = await change_person(session, audit.OPERATOR, user_id=user_id, standing=standing, reason="by a command")
+    return user_id, keys
 
 
 async def set_role(database: Database, *, who: str, role: Role) -> int:
@@ -110,12 +99,12 @@ async def set_role(database: Database, *, who: str, role: Role) -> int:
         ConfigError: there is no such person. Conflict: it is the last administrator.
     """
     async with database.transaction() as session:
-        user_id, _ = await _find(session, who)
+        user_id = await _find(session, who)
         await change_role(session, audit.OPERATOR, user_id=user_id, role=role, reason="by a command")
     return user_id
 
 
-async def _find(session: Session, who: str) -> tuple[int, str]:
+async def _find(session: Session, who: str) -> int:
     """Somebody by id or address.
 
     Raises:
@@ -127,4 +116,5 @@ async def _find(session: Session, who: str) -> tuple[int, str]:
         found = await session.fetch_row(queries["find_by_address"], who)
     if found is None:
         raise ConfigError("nobody has that id or address; `gateway users list` shows them all")
-    return found["id"], found["status"]
+    user_id: int = found["id"]
+    return user_id

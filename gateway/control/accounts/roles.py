@@ -1,7 +1,6 @@
 """Roles: who is an administrator, a developer, a user, and what that permits. What each may do is in `access.py`.
 
-There is always an active administrator: the last one can't give the role up, which is checked under a lock that all
-changes of administrators take.
+The last administrator can't give the role up; see `standing.py`.
 """
 
 from datetime import datetime
@@ -13,6 +12,7 @@ from msgspec import Meta
 
 from gateway.control import audit
 from gateway.control.access import PERMISSIONS, ROLES, Role
+from gateway.control.accounts.standing import keep_an_administrator
 from gateway.control.audit import By
 from gateway.control.errors import Conflict, NotFound
 from gateway.control.paging import Limit, Number, Page
@@ -111,13 +111,12 @@ async def change_role(session: Session, who: By, *, user_id: int, role: Role, re
     Raises:
         NotFound. Conflict: there would be no administrator any more.
     """
-    admins = await session.fetch(queries["lock_admins"])
+    if role != "admin":
+        await keep_an_administrator(session, user_id)
     row = await session.fetch_row(queries["find_role"], user_id)
     if row is None:
         raise NotFound
     before: Role = row["role"]
-    if before == "admin" and role != "admin" and [each["id"] for each in admins] == [user_id]:
-        raise Conflict("There has to be an administrator; make somebody else one first.", code="last_admin")
     await session.execute(queries["set_role"], user_id, role)
     await audit.record(
         session,

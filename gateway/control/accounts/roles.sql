@@ -6,9 +6,6 @@ select id, role, status from users where id = $1 and status <> 'deleted' for no 
 -- read_role: somebody's role
 select id, role, status, email, username from users where id = $1 and status <> 'deleted';
 
--- lock_admins: all administrators, one after the other, so that two can't be the last one at once
-select id from users where role = 'admin' and status = 'active' order by id for no key update;
-
 -- set_role: of somebody
 update users set role = $2, updated_at = now() where id = $1;
 
@@ -40,9 +37,3 @@ select u.id, u.email, u.username, u.role, u.status, u.verified_at is not null as
 from users u
 where u.id > $1 and u.status <> 'deleted'
 order by u.id limit $2;
-
--- keys_of: what somebody made and still lives, by `gateway users suspend` and `activate`
-select id from keys where user_id = $1 and revoked_at is null;
-
--- set_status: of somebody, by `gateway users suspend` and `activate`
-update users set status = $2, updated_at = now() where id = $1 and status <> 'deleted' returning id;

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from gateway.control import audit
 from gateway.control.accounts.people import EmailTaken, clean_email, publish_keys, queries, send_proof
+from gateway.control.accounts.standing import keep_an_administrator
 from gateway.control.errors import Conflict, Invalid
 from gateway.control.paging import Number, Page
 from gateway.control.parts import Parts
@@ -382,10 +383,11 @@ async def forget_person(parts: Parts, who: audit.By, user_id: int) -> list[str]:
     """Delete a person. The ids of the keys that ended, to be published.
 
     Raises:
-        Conflict: an account with others in it would be left without an owner.
+        Conflict: an account with others in it would be left without an owner, or there would be no administrator.
     """
     revoked: list[str] = []
     async with parts.database.transaction() as session:
+        await keep_an_administrator(session, user_id)
         person = await session.fetch_row(queries["read_person"], user_id)
         assert person is not None
         for owned in await session.fetch(queries["list_owned"], user_id):

@@ -1,10 +1,9 @@
 """People and accounts, for administrators: finding them, and shutting them out and letting them in again.
 
 Rules:
-- A person who is suspended signs in nowhere, and the keys they made are refused; an account that is suspended has all
-  its keys refused, whoever made them. Workers are told of each key when it is done, so both hold for live traffic at
-  once. What was begun goes on to its end and is paid for.
-- Nobody suspends themselves, and there is always an active administrator.
+- What becomes of who is shut out is told in `accounts/standing.py`. Workers are told of each key when it is done, so
+  it holds for live traffic at once. What was begun goes on to its end and is paid for.
+- Nobody suspends themselves.
 - A search is by how an address, a user name or a name begins, in any case, or by a whole id.
 """
 
@@ -18,11 +17,12 @@ from msgspec import Meta
 from gateway.control import audit
 from gateway.control.access import AccountRole, Role
 from gateway.control.accounts.people import publish_keys
+from gateway.control.accounts.standing import Standing, change_account, change_person
 from gateway.control.accounts.users import usd
 from gateway.control.errors import Conflict, NotFound
 from gateway.control.paging import Number, Page
 from gateway.control.route import Call, Nothing, Route
-from gateway.infra.postgres import Row, Session, load_queries
+from gateway.infra.postgres import Row, load_queries
 
 PersonStatus = Literal["active", "suspended", "deleted"]
 AccountStatus = Literal["active", "suspended", "closed"]
@@ -245,56 +245,28 @@ async def activate_account(call: Call[Because, Nothing]) -> AccountView:
     return await _change_account(call, "active")
 
 
-async def _change_person(call: Call[Because, Nothing], status: PersonStatus) -> PersonView:
+async def _change_person(call: Call[Because, Nothing], standing: Standing) -> PersonView:
     user_id: int = call.params["user_id"]
     if user_id == call.actor.user_id:
         raise Conflict("Nobody suspends themselves.", code="yourself")
     async with call.parts.database.transaction() as session:
-        admins = await session.fetch(_queries["lock_admins"])
-        row = await session.fetch_row(_queries["lock_person"], user_id)
-        if row is None or row["status"] == "deleted":
-            raise NotFound
-        if status == "suspended" and [each["id"] for each in admins] == [user_id]:
-            raise Conflict("There has to be an administrator; make somebody else one first.", code="last_admin")
-        await session.execute(_queries["set_person_status"], user_id, status)
-        if status == "suspended":
-            await session.execute(_queries["close_sessions"], user_id)
-        await _record(session, call, ("user", user_id), before=row["status"], after=status)
-        keys = await session.fetch(_queries["keys_of_person"], user_id)
-    await publish_keys(call.parts, [each["id"] for each in keys])
+        keys = await change_person(
+            session, audit.by(call), user_id=user_id, standing=standing, reason=call.body.reason
+        )
+    await publish_keys(call.parts, keys)
     return await _view_person(call)
 
 
-async def _change_account(call: Call[Because, Nothing], status: AccountStatus) -> AccountView:
+async def _change_account(call: Call[Because, Nothing], standing: Standing) -> AccountView:
     account_id: int = call.params["account_id"]
     if account_id == call.actor.account_id:
         raise Conflict("Nobody suspends their own account.", code="yourself")
     async with call.parts.database.transaction() as session:
-        row = await session.fetch_row(_queries["lock_account"], account_id)
-        if row is None:
-            raise NotFound
-        if row["status"] == "closed":
-            raise Conflict("This account is closed for good.", code="account_closed")
-        await session.execute(_queries["set_account_status"], account_id, status)
-        await _record(session, call, ("account", account_id), before=row["status"], after=status)
-        keys = await session.fetch(_queries["keys_of_account"], account_id)
-    await publish_keys(call.parts, [each["id"] for each in keys])
+        keys = await change_account(
+            session, audit.by(call), account_id=account_id, standing=standing, reason=call.body.reason
+        )
+    await publish_keys(call.parts, keys)
     return await _view_account(call)
-
-
-async def _record(
-    session: Session, call: Call[Because, Nothing], thing: tuple[str, int], *, before: str, after: str
-) -> None:
-    await audit.record(
-        session,
-        audit.by(call),
-        f"{thing[0]}s.suspend" if after == "suspended" else f"{thing[0]}s.activate",
-        thing,
-        account_id=thing[1] if thing[0] == "account" else None,
-        before={"status": before},
-        after={"status": after},
-        reason=call.body.reason,
-    )
 
 
 async def _view_person(call: Call[Any, Nothing]) -> PersonView:  # Any: with a body or without one

@@ -51,21 +51,6 @@ where m.user_id = $1
 order by m.created_at, m.account_id
 limit 1000;
 
--- lock_person: until the transaction ends
-select id, role, status from users where id = $1 for no key update;
-
--- lock_admins: all active administrators, one after the other, so that two can't be the last one at once
-select id from users where role = 'admin' and status = 'active' order by id for no key update;
-
--- set_person_status: suspended, or active again
-update users set status = $2, updated_at = now() where id = $1;
-
--- close_sessions: of somebody
-update sessions set revoked_at = now() where user_id = $1 and revoked_at is null;
-
--- keys_of_person: the living keys that somebody made
-select id from keys where user_id = $1 and revoked_at is null;
-
 -- list_accounts: by status and plan, and how the name begins, in the order of their ids
 select a.id, a.name, a.plan, a.status, a.created_at, b.balance_nanos, o.user_id, o.email,
        (select count(*) from keys k where k.account_id = a.id and k.revoked_at is null) as keys
@@ -115,12 +100,3 @@ left join usage_totals t on t.account_id = k.account_id and t.key_id = k.id
 where k.account_id = $1
 order by k.created_at desc, k.id desc
 limit 1000;
-
--- lock_account: until the transaction ends
-select id, status from accounts where id = $1 for no key update;
-
--- set_account_status: suspended, or active again
-update accounts set status = $2 where id = $1;
-
--- keys_of_account: the living ones
-select id from keys where account_id = $1 and revoked_at is null;
