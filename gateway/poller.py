@@ -15,19 +15,16 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.api import Call
 from gateway.errors import BadRequest, StoreUnavailable, UpstreamError
-from gateway.exchange import Offer
 from gateway.infra.clock import Clock
+from gateway.inquiry import ask_provider
 from gateway.kernel.charging import Charging, read_output
 from gateway.kernel.objects import PURGE_MAX, Due
 from gateway.registry import Provider
 from gateway.settings import Batches
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.dialects import Dialect
 from gateway.wire.objects import Document, read_document
-from gateway.wire.peek import Peek
 from gateway.wire.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -48,7 +45,6 @@ ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 _BYTES_PER_TOKEN: Final = 4
 
 _PATHS: Final = {"batch": b"/batches/", "response": b"/responses/"}
-_NO_PEEK: Final = Peek()
 
 
 class Poller:
@@ -169,17 +165,5 @@ class Poller:
         provider = self._providers.get(due.provider)
         if provider is None or due.fingerprint not in provider.fingerprints:
             return None
-        call = Call(
-            id=due.charge_id,
-            dialect=Dialect.OPENAI_OTHER,
-            method="GET",
-            path=path,
-            query=b"",
-            headers=[],
-            body=b"",
-            peek=_NO_PEEK,
-            model="",
-        )
-        offer = Offer(model="", provider=provider.name, upstream_model="", free=True)
-        adapter = provider.adapters[provider.fingerprints.index(due.fingerprint)]
-        return await self._client.send(adapter.prepare(call, offer), timeouts=provider.timeouts)
+        key = provider.fingerprints.index(due.fingerprint)
+        return await ask_provider(self._client, provider, path, key=key, request_id=due.charge_id)

@@ -148,6 +148,11 @@ def rates_of(price: Price, *, input_tokens: int, service_tier: str | None) -> tu
     return _rates(served, input_tokens), permille * price.markup_permille
 
 
+def usd(nanos: Nanos) -> float:
+    """Dollars, to be shown: exact to 15 digits."""
+    return nanos / NANOS_PER_USD
+
+
 def parse_usd(text: str) -> Nanos:
     """Nanos of a decimal number of dollars ("12.34", "-0.000000001", "1.5e-07").
 

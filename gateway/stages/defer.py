@@ -13,7 +13,8 @@ import msgspec
 
 from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, StillRunning, UnknownModel, Unpriced, UpstreamError
-from gateway.exchange import Call, Exchange, Offer
+from gateway.exchange import Exchange, Offer
+from gateway.inquiry import ask_provider
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.charging import LEASE_MS, read_output
 from gateway.kernel.holds import Hold
@@ -21,16 +22,13 @@ from gateway.kernel.limits import detach_limits
 from gateway.kernel.objects import Charge
 from gateway.kernel.verbs import Admitted
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.dialects import Dialect
 from gateway.wire.objects import BatchInput, Document, read_document
-from gateway.wire.peek import Peek
 from gateway.wire.usage import Usage
 
 #: Bytes to a token of a batch's file, which is mostly JSON around text.
 _BYTES_PER_TOKEN: Final = 3
 #: A response, with all that was said.
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
-_NO_PEEK: Final = Peek()
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -183,20 +181,7 @@ async def _get(x: Exchange, deps: Deps, path: bytes) -> UpstreamResponse:
     """Ask for something where the request's objects live."""
     assert x.pin is not None
     name, key = x.pin
-    provider = deps.providers[name]
-    call = Call(
-        id=x.id,
-        dialect=Dialect.OPENAI_OTHER,
-        method="GET",
-        path=path,
-        query=b"",
-        headers=[],
-        body=b"",
-        peek=_NO_PEEK,
-        model="",
-    )
-    offer = Offer(model="", provider=name, upstream_model="", free=True)
-    return await deps.client.send(provider.adapters[key].prepare(call, offer), timeouts=provider.timeouts)
+    return await ask_provider(deps.client, deps.providers[name], path, key=key, request_id=x.id)
 
 
 def _offer(x: Exchange, deps: Deps, upstream_model: str) -> Offer:

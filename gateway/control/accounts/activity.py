@@ -17,11 +17,11 @@ import msgspec
 from msgspec import Meta
 
 from gateway.control.accounts.trail import in_utc
-from gateway.control.accounts.users import usd
 from gateway.control.errors import Invalid
 from gateway.control.paging import Moment, Page
 from gateway.control.route import Call, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
+from gateway.kernel.money import usd
 
 DAYS_MAX: Final = 365
 DAYS: Final = 30

@@ -43,7 +43,7 @@ from gateway.control.session import digest
 from gateway.errors import BadRequest, RateLimited
 from gateway.kernel.journal import read_balance
 from gateway.kernel.keys import mint
-from gateway.kernel.money import NANOS_PER_USD
+from gateway.kernel.money import usd
 
 Email = Annotated[str, Meta(min_length=3, max_length=320)]
 Password = Annotated[str, Meta(min_length=1, max_length=LENGTH_MAX)]
@@ -532,7 +532,7 @@ async def _count_address(call: Call[Any, Any], what: str, email: str) -> None:  
 
 
 async def _credits(parts: Parts, account_id: int) -> float:
-    return (await read_balance(parts.database, account_id)).balance_nanos / NANOS_PER_USD
+    return usd((await read_balance(parts.database, account_id)).balance_nanos)
 
 
 def _as(call: Call[Any, Any], user_id: int) -> audit.By:  # Any: of any route

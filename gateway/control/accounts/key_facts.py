@@ -21,7 +21,7 @@ from gateway.control.parts import Parts
 from gateway.infra.postgres import Row, load_queries
 from gateway.kernel.constraints import EVERY, INFERENCE, clean_referrer
 from gateway.kernel.limits import BUDGETS_MAX, COUNTS, LIMIT_MAX, NO_LIMITS, Budget, BudgetWindow, Limits, halve
-from gateway.kernel.money import MAX_NANOS, NANOS_PER_USD, Nanos, parse_usd
+from gateway.kernel.money import MAX_NANOS, NANOS_PER_USD, Nanos, parse_usd, usd
 from gateway.wire.client_address import parse_networks
 
 queries: Final = load_queries(Path(__file__).with_name("keys.sql"))
@@ -272,8 +272,7 @@ def show_limits(limits: Limits) -> KeyLimits:
 
 def show_budgets(limits: Limits) -> tuple[KeyBudget, ...]:
     return tuple(
-        KeyBudget(window=each.window, limit_usd=each.limit_nanos / NANOS_PER_USD, hard=each.hard)
-        for each in limits.budgets
+        KeyBudget(window=each.window, limit_usd=usd(each.limit_nanos), hard=each.hard) for each in limits.budgets
     )
 
 
@@ -353,7 +352,7 @@ def view_of(row: Row, *, now: datetime) -> KeyView:
         max_requests=most,
         requests_remaining=None if most is None else max(0, most - used),
         usage_percentage=percentage,
-        cost_total=row["cost_nanos"] / NANOS_PER_USD,
+        cost_total=usd(row["cost_nanos"]),
         last_used_at=row["last_used_at"],
         scope_permissions=facts.scopes,
         ip_allowlist=facts.networks,

@@ -10,7 +10,7 @@ from gateway.control.accounts.key_facts import Environment, queries, view_of
 from gateway.control.accounts.keys import TAG, KeyFilter, find_key, now_of, read_page
 from gateway.control.route import Call, Nothing, Route
 from gateway.infra.postgres import Row
-from gateway.kernel.money import NANOS_PER_USD
+from gateway.kernel.money import usd
 
 DAYS_MAX: Final = 366
 #: Rows by day and model.
@@ -89,7 +89,7 @@ async def list_usage(call: Call[Nothing, KeyFilter]) -> UsageOfKeys:
         total_keys=counted["living"],
         active_keys=counted["active"],
         total_requests=counted["requests"],
-        total_cost=counted["cost_nanos"] / NANOS_PER_USD,
+        total_cost=usd(counted["cost_nanos"]),
         keys=tuple(KeyUsage(**{name: view[name] for name in KeyUsage.__struct_fields__}) for view in views),
         limit=call.query.limit,
         offset=call.query.offset,
@@ -116,7 +116,7 @@ async def show_usage(call: Call[Nothing, UsageFilter]) -> UsageOfKey:
                 model=each["model"],
                 requests=each["requests"],
                 tokens=each["input_tokens"] + each["output_tokens"],
-                cost=each["cost_nanos"] / NANOS_PER_USD,
+                cost=usd(each["cost_nanos"]),
             )
             for each in days
         ),
@@ -127,7 +127,7 @@ def _period(sums: Row, prefix: str) -> Period:
     return Period(
         requests=sums[f"{prefix}requests"],
         tokens=sums[f"{prefix}tokens"],
-        cost=sums[f"{prefix}cost_nanos"] / NANOS_PER_USD,
+        cost=usd(sums[f"{prefix}cost_nanos"]),
     )
 
 

@@ -24,7 +24,7 @@ from gateway.infra.postgres import load_queries
 from gateway.kernel.journal import EntryType, read_balance
 from gateway.kernel.levels import read_account_levels
 from gateway.kernel.limits import COUNTS, NO_LIMITS, Limits
-from gateway.kernel.money import NANOS_PER_USD, Nanos
+from gateway.kernel.money import usd
 from gateway.settings import NO_PLAN, UNLIMITED
 
 DELETE_WORD: Final = "DELETE_ACCOUNT"
@@ -221,11 +221,6 @@ def plan_limits(parts: Parts, plan: str) -> Limits:
     plans = parts.settings.plans
     found = plans.get(plan) or plans.get(NO_PLAN)
     return NO_LIMITS if found is None else Limits(**{name: getattr(found, name) for name in COUNTS})
-
-
-def usd(nanos: Nanos) -> float:
-    """Dollars, as the decimal that JSON shows; the nearest float, which prints as what was meant."""
-    return nanos / NANOS_PER_USD
 
 
 # -- handlers

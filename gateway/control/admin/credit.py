@@ -21,7 +21,6 @@ from msgspec import Meta
 from gateway.control import audit
 from gateway.control.accounts.people import publish_keys
 from gateway.control.accounts.trail import in_utc
-from gateway.control.accounts.users import usd
 from gateway.control.admin.people import Reason
 from gateway.control.errors import Conflict, Invalid, NotFound
 from gateway.control.idempotency import HEADER
@@ -38,7 +37,7 @@ from gateway.kernel.journal import (
 )
 from gateway.kernel.keys import public_id
 from gateway.kernel.limits import COUNTS, NO_LIMITS, Limits, pack_limits
-from gateway.kernel.money import parse_usd
+from gateway.kernel.money import parse_usd, usd
 
 USD_MAX: Final = 1_000_000.0
 LIMIT_MAX: Final = 2**53 - 1

@@ -18,11 +18,11 @@ from gateway.control import audit
 from gateway.control.access import AccountRole, Role
 from gateway.control.accounts.people import publish_keys
 from gateway.control.accounts.standing import Standing, change_account, change_person
-from gateway.control.accounts.users import usd
 from gateway.control.errors import Conflict, NotFound
 from gateway.control.paging import Number, Page
 from gateway.control.route import Call, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
+from gateway.kernel.money import usd
 
 PersonStatus = Literal["active", "suspended", "deleted"]
 AccountStatus = Literal["active", "suspended", "closed"]

@@ -12,12 +12,12 @@ import msgspec
 
 from gateway.catalogue.overrides import CHANNEL
 from gateway.control import audit, rejected
-from gateway.control.accounts.users import usd
-from gateway.control.admin.people import Reason
+from gateway.control.admin.people import Because
 from gateway.control.errors import NotFound
 from gateway.control.paging import Cursor, Limit, Number, decode_cursor, encode_cursor
 from gateway.control.route import Call, Done, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
+from gateway.kernel.money import usd
 from gateway.kernel.rejects import Reject, count_rejects, list_rejects
 from gateway.status import Status, summarize
 
@@ -135,12 +135,6 @@ class AllSetAside(msgspec.Struct, frozen=True, kw_only=True):
 class SetAsideFilter(msgspec.Struct, frozen=True, kw_only=True):
     limit: Limit = 100
     cursor: Cursor | None = None
-
-
-class Because(msgspec.Struct, frozen=True, kw_only=True):
-    """Why; it stands in the audit log."""
-
-    reason: Reason
 
 
 async def show_overview(call: Call[Nothing, Nothing]) -> Overview:
