@@ -13,6 +13,7 @@ Rules:
 from typing import ClassVar, Literal
 
 Source = Literal["caller", "policy", "provider", "gateway"]
+Withheld = Literal["model_not_permitted", "provider_not_permitted"]
 
 
 class GatewayError(Exception):
@@ -100,7 +101,9 @@ class UnknownModel(CallerError):
     status = 404
     code = "model_not_found"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, withheld: Withheld | None = None) -> None:
+        #: Why a key may not use a model that there is: for the security log. Its caller is told the same either way.
+        self.withheld = withheld
         # Said back to its author, but short and without control characters.
         shown = "".join(character if character.isprintable() else "?" for character in model[:128])
         super().__init__(f"The model `{shown}` does not exist or you do not have access to it.", param="model")

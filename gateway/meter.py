@@ -105,9 +105,10 @@ class Meter:
             return
         asked = "" if self._x.call is None else self._x.call.model
         # A model has the name that it was asked for by, until the session goes over to another.
-        named = constraints.allows_model(offer.model) or (not self._moved and constraints.allows_model(asked))
-        if not (named and constraints.allows_provider(offer.provider)):
-            raise UnknownModel(offer.model)
+        if not (constraints.allows_model(offer.model) or (not self._moved and constraints.allows_model(asked))):
+            raise UnknownModel(offer.model, withheld="model_not_permitted")
+        if not constraints.allows_provider(offer.provider):
+            raise UnknownModel(offer.model, withheld="provider_not_permitted")
 
     def see(self, event: Event) -> bool:
         """Take note of a message; True if an answer was charged, so that the next hold is due.

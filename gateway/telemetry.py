@@ -30,6 +30,7 @@ TOKEN_BOUNDS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
 TOKEN_BOUNDS = tuple(float(4**power) for power in range(14))
 # A gateway's own share is well under a millisecond when all is well.
 OVERHEAD_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+CONTROL_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STORE_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 #: `total` is all but the time spent waiting for a provider. Of its parts, the stores have metrics of their own; the
@@ -167,6 +168,11 @@ class Telemetry:
             cell[bisect_left(TOKEN_BOUNDS, output_tokens)] += 1
             cell[-1] += output_tokens
 
+    def record_control(self, done: Record) -> None:
+        """Count one finished request of the control plane: with all others, and how long it took by its route."""
+        self.record(done)
+        self._control_duration.bind(done.route).observe(done.duration_s)
+
     def count_attempt(self, provider: str, outcome: str) -> None:
         """Count one attempt at a provider. `outcome` is `ok` or the error_type it failed with."""
         self._attempts.add((provider if provider in self._providers else OTHER, outcome))
@@ -241,6 +247,12 @@ class Telemetry:
             bounds=OVERHEAD_BOUNDS_S,
         )
         self._overhead_total = overhead.bind(TOTAL)
+        self._control_duration = registry.histogram(
+            "gateway_control_duration_seconds",
+            "How long requests at the control plane took.",
+            ("route",),
+            bounds=CONTROL_BOUNDS_S,
+        )
         self._attempts = registry.counter(
             "gateway_upstream_attempts_total",
             "Attempts at providers. outcome is ok or the error type.",

@@ -218,6 +218,7 @@ class Resource:
             bytes_out=exchange.bytes_out,
             client="" if peer is None else str(peer[0]),
         )
+        self._parts.deps.telemetry.record_control(record)
         self._parts.deps.access_log.write(record)
 
     def _note_refusal(self, exchange: "_Exchange", error: GatewayError) -> None:

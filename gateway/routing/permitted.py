@@ -25,10 +25,10 @@ def permit(menu: Menu, allowed: Constraints, asked: str, *, named: bool = False)
         if not asked:
             raise Forbidden("This key may be used for certain models only, and the request names none.")
         if not (allowed.allows_model(asked) or allowed.allows_model(menu.own.candidates[0].offer.model)):
-            raise UnknownModel(asked)
+            raise UnknownModel(asked, withheld="model_not_permitted")
     own = _permitted(menu.own, allowed, every=True)
     if own is None:
-        raise UnknownModel(asked)
+        raise UnknownModel(asked, withheld="provider_not_permitted")
     spare, context, policy = (
         _all_permitted(groups, allowed, every=named) for groups in (menu.spare, menu.context, menu.policy)
     )
@@ -56,7 +56,7 @@ def permit_instead(menu: Menu, instead: Menu, allowed: Constraints, asked: str) 
     """
     model = instead.own.candidates[0].offer.model
     if model != menu.own.candidates[0].offer.model and not allowed.allows_model(model):
-        raise UnknownModel(asked)
+        raise UnknownModel(asked, withheld="model_not_permitted")
 
 
 def permit_names(
@@ -69,7 +69,7 @@ def permit_names(
     """
     usable = tuple(name for name in names if may_use(allowed, name, find(name)))
     if not usable:
-        raise UnknownModel(names[0])
+        raise UnknownModel(names[0], withheld="model_not_permitted" if any(map(find, names)) else None)
     return usable
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from gateway.deps import Deps, Handler
-from gateway.errors import Forbidden, GatewayError, Unauthenticated
+from gateway.errors import Forbidden, GatewayError, Unauthenticated, UnknownModel
 from gateway.exchange import Exchange
 from gateway.infra.logs import Timestamps
 from gateway.kernel.keys import public_id
@@ -30,9 +30,6 @@ OPERATIONS: Final = {
 #: A caller chooses the name; a log line has to stay readable.
 _MODEL_LENGTH_MAX: Final = 128
 
-#: Statuses of what the security log is told of.
-_REFUSALS: Final = frozenset({401, 403})
-
 # Remembers the second it formatted last.
 _timestamps: Final = Timestamps()
 
@@ -53,27 +50,29 @@ async def observe(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         deps.access_log.write(record)
         if deps.hooks is not None:
             deps.hooks.settled(x, record)
-        if x.error is not None and x.error.status in _REFUSALS:
+        if x.error is not None:
             _note_refusal(x, x.error, deps)
 
 
 def _note_refusal(x: Exchange, error: GatewayError, deps: Deps) -> None:
     """A line in the security log, of whom we refused; a provider's refusal of us is none."""
     security, principal = deps.security, x.principal
-    client = security.source_of(x.scope)
     if isinstance(error, Unauthenticated):
+        client = security.source_of(x.scope)
         # Which key was tried, if it looks like one, is for whoever it belongs to; never more than its public id.
         key = _presented_id(x)
         security.note(
             "authentication_failed", client, code=error.code, key=key, route=x.target.label, request_id=x.id
         )
-    elif isinstance(error, Forbidden) and principal is not None:
+        return
+    code = error.code if isinstance(error, Forbidden) else error.withheld if isinstance(error, UnknownModel) else None
+    if code is not None and principal is not None:
         security.note(
             "key_misused",
             principal.key_id,
-            code=error.code,
+            code=code,
             account=principal.account_id,
-            client=client,
+            client=security.source_of(x.scope),
             route=x.target.label,
             request_id=x.id,
         )

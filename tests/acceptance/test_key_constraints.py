@@ -270,15 +270,66 @@ async def test_a_key_that_ends(stage):
     assert code_of(refused) == (401, "api_key_disabled")
 
 
-async def test_refusals_are_noted_and_not_without_end(stage, caplog):
-    gateway, _ = await stage.gateway(SERVED)
-    key = await make_key(gateway, ip_allowlist=["203.0.113.0/24"])
+REFUSALS = {
+    "ip_not_allowed": {"ip_allowlist": ["203.0.113.0/24"]},
+    "referrer_not_allowed": {"domain_referrers": ["example.com"]},
+    "scope_not_permitted": {"scope_permissions": {"read": ["*"]}},
+    "model_not_permitted": {"model_allowlist": ["gpt-z"]},
+    "provider_not_permitted": {"provider_allowlist": ["elsewhere"]},
+}
+
+
+async def open_two(stage) -> RunningGateway:
+    """A gateway with two providers, of which one has the model."""
+    here, elsewhere = await stage.upstream(SERVED), await stage.upstream(SERVED)
+    gateway, _ = await stage.gateway(
+        SERVED,
+        providers={
+            "here": stage.provider(here, models=("gpt-x",)),
+            "elsewhere": stage.provider(elsewhere, models=("gpt-z",)),
+        },
+        models={"*": Model(free=True)},
+    )
+    return gateway
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+async def test_refusals_are_noted_and_not_without_end(stage, caplog, code):
+    gateway = await open_two(stage)
+    key = await make_key(gateway, **REFUSALS[code])
 
     for _ in range(20):
         await gateway.ask(ASK, key=key)
 
     lines = [record for record in caplog.records if record.name == "gateway.security"]
     assert 1 <= len(lines) < 10
-    assert {line.event for line in lines} == {"key_misused"}
-    assert lines[0].code == "ip_not_allowed"
+    assert {(line.event, line.code) for line in lines} == {("key_misused", code)}
     assert key[21:] not in caplog.text
+
+
+async def test_a_model_that_nobody_offers_is_no_misuse(stage, caplog):
+    gateway = await open_two(stage)
+    key = await make_key(gateway, model_allowlist=["gpt-z"])
+
+    answers = [
+        await gateway.ask(body, key=key)
+        for body in (b'{"model":"nobody\'s","messages":[]}', b'{"model":"a","models":["b"],"messages":[]}')
+    ]
+
+    assert [each.status for each in answers] == [404, 404]
+    assert not [record for record in caplog.records if record.name == "gateway.security"]
+
+
+async def test_requests_at_the_control_plane_are_counted_by_route(stage):
+    gateway, _ = await stage.gateway(SERVED)
+    await gateway.ask(method=b"GET", path=b"/user/balance")
+    await gateway.ask(method=b"GET", path=b"/user/api-keys/one", key="gw_live_nobody")
+    await gateway.ask(method=b"GET", path=b"/user/api-keys/another", key="gw_live_nobody")
+
+    metrics = await gateway.metrics()
+
+    assert 'gateway_requests_total{route="/user/balance",status_class="2xx",error_type=""} 1' in metrics
+    refused = 'route="/user/api-keys/{key_id}",status_class="4xx",error_type="caller_unauthenticated"} 2'
+    assert f"gateway_requests_total{{{refused}" in metrics
+    assert 'gateway_control_duration_seconds_count{route="/user/api-keys/{key_id}"} 2' in metrics
+    assert "another" not in metrics

@@ -15,6 +15,7 @@ FAMILIES = {
     "gateway_admitted_locally_total": "counter",
     "gateway_breaker_state": "gauge",
     "gateway_build_info": "gauge",
+    "gateway_control_duration_seconds": "histogram",
     "gateway_credit_held_nanodollars_total": "counter",
     "gateway_credit_settled_nanodollars_total": "counter",
     "gateway_credit_voided_nanodollars_total": "counter",
