@@ -34,8 +34,8 @@ async def test_monitor_sums_what_was_settled(desk: Desk):
     ]
     for account_id, day, model, requests, tokens_in, tokens_out, cost in rows:
         await desk.parts.database.execute(
-            "insert into usage_days (account_id, day, key_id, model, requests, input_tokens, output_tokens, cost_nanos)"
-            f" values ($1, {day}, 'k', $2, $3, $4, $5, $6)",
+            "insert into activity_days (account_id, day, provider, model, requests, failures, input_tokens, output_tokens, "
+            f"cost_nanos) values ($1, {day}, 'openai', $2, $3, 0, $4, $5, $6)",
             account_id,
             model,
             requests,
@@ -155,6 +155,33 @@ async def test_transactions_are_paged_by_cursor_and_by_offset_alike(desk: Desk):
     assert debits["total"] == 1
     entry = pages[0][0]
     assert entry["balance_before"] + entry["amount"] == entry["balance_after"]
+
+
+async def test_usage_is_summed_up_with_what_was_given(desk: Desk):
+    ann, database = await desk.person(), desk.parts.database
+    nothing = (await ann.get("/user/credit-transactions")).json
+    await credit(database, ann.account_id, type="bonus", amount_nanos=5_000_000_000, idempotency_key=ann.email)
+    for seq, amount in ((2, -1_000_000_000), (3, -500_000_000)):
+        await database.execute(
+            "insert into entries (account_id, seq, type, amount_nanos, balance_after_nanos, request_id) "
+            "select account_id, $2, 'api_usage', $3, balance_nanos + $3, gen_random_uuid() "
+            "from balances where account_id = $1",
+            ann.account_id,
+            seq,
+            amount,
+        )
+
+    everything = (await ann.get("/user/credit-transactions")).json
+    usage = (await ann.get("/user/credit-transactions", transaction_type="api_usage")).json
+
+    assert (nothing["total"], nothing["summary"]["by_type"]) == (0, {})
+    assert everything["summary"] == {
+        "total_transactions": 3,
+        "total_credits_added": 5.0,
+        "total_credits_used": 1.5,
+        "by_type": {"bonus": {"count": 1, "amount": 5.0}, "api_usage": {"count": 2, "amount": -1.5}},
+    }
+    assert (usage["total"], [each["id"] for each in usage["transactions"]]) == (2, [3, 2])
 
 
 @pytest.mark.parametrize(

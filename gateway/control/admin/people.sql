@@ -1,11 +1,12 @@
 -- Statements about people and accounts, for administrators.
 
 -- list_people: by how their address, user name or name begins (lower case, and the end of that range), role, status; in
--- the order of their ids. The comparisons are those of the indexes over prefixes.
+-- the order of their ids. The comparisons are those of the indexes over prefixes; ids come first, because those that are
+-- passed over then need no look at their rows.
 select u.id, u.email, u.username, u.name, u.role, u.status, u.verified_at is not null as verified, u.created_at,
        u.last_login_at, m.account_id, a.name as account_name, a.plan, a.status as account_status, b.balance_nanos
 from (
-    select *
+    select id
     from users
     where ($1::text is null
             or (lower(email) ~>=~ $1 and lower(email) ~<~ $2)
@@ -17,7 +18,8 @@ from (
         and id > $6
     order by id
     limit $7 offset $8
-) u
+) place
+join users u on u.id = place.id
 left join lateral (
     select account_id from memberships where user_id = u.id order by created_at, account_id limit 1
 ) m on true
@@ -55,14 +57,15 @@ limit 1000;
 select a.id, a.name, a.plan, a.status, a.created_at, b.balance_nanos, o.user_id, o.email,
        (select count(*) from keys k where k.account_id = a.id and k.revoked_at is null) as keys
 from (
-    select *
+    select id
     from accounts
     where ($1::text is null or status = $1) and ($2::text is null or plan = $2)
         and ($3::text is null or (lower(name) ~>=~ $3 and lower(name) ~<~ $4))
         and id > $5
     order by id
     limit $6 offset $7
-) a
+) place
+join accounts a on a.id = place.id
 join balances b on b.account_id = a.id
 left join lateral (
     select m.user_id, u.email
