@@ -5,10 +5,9 @@
     python -m benchmarks.accounts --data-dir DIR                       # kept there, and used again by the next run
     python -m benchmarks.accounts --plans                             # and how PostgreSQL goes about what reads most
 
-It brings a PostgreSQL and a Valkey of its own, fills the tables in SQL (the triggers keep balances and sums as they
-do in service), and asks the whole application through its routes, without a server between. Accounts are used very
-unevenly, as in life: the busiest has about one in fifty of all records. Each route is asked for the busiest account,
-for ordinary ones, and deep into its pages.
+It brings a PostgreSQL and a Valkey of its own, fills them (`population.py`), and asks the whole application through
+its routes, without a server between. Accounts are used very unevenly, as in life: the busiest has about one in fifty
+of all records. Each route is asked for the busiest account, for ordinary ones, and deep into its pages.
 """
 
 import argparse
@@ -25,11 +24,11 @@ from typing import Final
 import httpx2
 import msgspec
 
+from benchmarks.population import fill
 from gateway.app import create_app
 from gateway.control.app import ControlPlane
 from gateway.control.session import digest
 from gateway.dataplane import Crossing
-from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import EmbeddedServers, Stores
 from gateway.infra.migrate import migrate
 from gateway.infra.postgres import Database
@@ -39,60 +38,8 @@ from gateway.settings import Control, Log, Provider, Server, Settings
 #: The bar: the median of every route.
 MEDIAN_MS: Final = 100.0
 RUNS: Final = 15
-PIECE: Final = 100_000
 PEPPER: Final = "the pepper of a benchmark"  # long enough, and nobody's
 
-_PEOPLE: Final = """
-insert into accounts (name, plan) select 'account ' || n, (array['free', 'dev', 'team'])[1 + n % 3]
-from generate_series(1, {users}) n;
-insert into users (email, username, name, role, verified_at, created_at)
-select md5(n::text) || '@example.com', 'user-' || n, 'Person ' || n,
-       case when n = 1 then 'admin' when n % 10 = 0 then 'developer' else 'user' end, now(),
-       now() - random() * interval '300 days'
-from generate_series(1, {users}) n;
-insert into memberships (account_id, user_id, role)
-select a.id, u.id, 'owner' from (select id, row_number() over (order by id) n from accounts) a
-join (select id, row_number() over (order by id) n from users) u using (n);
-insert into entries (account_id, seq, type, amount_nanos, balance_after_nanos, idempotency_key, created_at)
-select id, 1, 'admin_credit', 1000000000000, 1000000000000, 'benchmark ' || id, now() - random() * interval '20 days'
-from accounts order by id;
-insert into entry_keys (idempotency_key, account_id, seq, created_at)
-select idempotency_key, account_id, seq, created_at from entries where type = 'admin_credit';
-"""
-_KEYS: Final = """
-insert into keys (id, account_id, user_id, name, environment, digest, last_four, created_at)
-select 'k' || lpad(n::text, 11, '0'), 1 + n % {users}, 1 + n % {users}, 'key ' || n, 'live', sha256(n::text::bytea),
-       'abcd', now() - random() * interval '300 days'
-from generate_series({start}, {end}) n
-"""
-#: Thirty days, by accounts of which each is used less than the one before.
-_RECORDS: Final = """
-insert into usage_records
-select
-    (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || '7' || substr(noise, 1, 3) || '8'
-        || substr(noise, 4, 15))::uuid,
-    date_trunc('milliseconds', at), account, 'k' || lpad(account::text, 11, '0'),
-    1000000 + (random() * 1e6)::bigint, 0,
-    'model-' || model, (array['openai', 'anthropic', 'google', 'bedrock'])[1 + model % 4], 'model-' || model,
-    'openai_chat', '/v1/chat/completions', case when failed then 502 else 200 end,
-    case when failed then 'provider_timeout' else 'ok' end, case when failed then 'provider_timeout' else '' end,
-    true,
-    1000 + (random() * 5000)::bigint, 200 + (random() * 500)::bigint, 'reported', 100 + (random() * 2000)::bigint,
-    (random() * 800)::bigint, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, null, 1000000000, 2000000000, 1000, '[]',
-    '{{}}', at
-from (
-    select 1 + floor({users} * power(random(), 3))::bigint as account, floor(40 * power(random(), 2))::int as model,
-           now() - random() * interval '30 days' as at, md5(random()::text || n) as noise, random() < 0.02 as failed
-    from generate_series(1, {count}) n
-) r
-"""
-_AUDIT: Final = """
-insert into audit_log (at, actor_kind, actor_user_id, account_id, action, object_kind, object_id, before, after)
-select now() - (1000000 - n) * interval '2 seconds', 'user', 1 + n % {users}, 1 + n % {users},
-       (array['api_keys.create', 'api_keys.update', 'credits.add', 'users.update'])[1 + n % 4], 'key', 'k' || n,
-       '{{}}', '{{}}'
-from generate_series({start}, {end}) n
-"""
 #: What reads most: shown with `--plans`.
 _PLANS: Final = {
     "the busiest account's year in sums": """
@@ -113,43 +60,6 @@ _PLANS: Final = {
         or (lower(name) ~>=~ 'ab' and lower(name) ~<~ 'ac')
         order by id limit 51""",
 }
-
-
-async def fill(dsn: str, *, users: int, keys: int, records: int) -> None:
-    """Make everything, once for each database."""
-    async with Database(dsn, pool_size=1, timeout_s=3600) as database:
-        if await database.fetch_value("select exists (select from users)"):
-            return
-        clock = SystemClock()
-        began_s = clock.monotonic()
-        await database.execute(_previous_month())
-        for statement in _PEOPLE.format(users=users).split(";\n"):
-            if statement.strip():
-                await database.execute(statement)
-        print(f"{users:,} people after {clock.monotonic() - began_s:.0f} s", flush=True)
-        for start in range(1, keys + 1, PIECE):
-            await database.execute(_KEYS.format(users=users, start=start, end=min(keys, start + PIECE - 1)))
-        print(f"{keys:,} keys after {clock.monotonic() - began_s:.0f} s", flush=True)
-        for start in range(1, records + 1, PIECE):
-            await database.execute(_RECORDS.format(users=users, count=min(PIECE, records - start + 1)))
-        print(f"{records:,} records after {clock.monotonic() - began_s:.0f} s", flush=True)
-        lines = max(1, records // 10)
-        for start in range(1, lines + 1, PIECE):
-            await database.execute(_AUDIT.format(users=users, start=start, end=min(lines, start + PIECE - 1)))
-        await database.execute("analyze")
-
-
-def _previous_month() -> str:
-    """The partition that a gateway which ran last month would have."""
-    return """
-        do $$
-        declare
-            starts timestamptz := date_trunc('month', now()) - interval '1 month';
-        begin
-            execute format('create table if not exists %I partition of usage_records for values from (%L) to (%L)',
-                           'usage_records' || to_char(starts, '_YYYY_MM'), starts, starts + interval '1 month');
-        end $$
-    """
 
 
 @contextlib.asynccontextmanager
@@ -202,7 +112,16 @@ async def measure(stores: Stores, data_dir: str, *, users: int) -> bool:
             ("/user/activity/log?limit=100&model=model-39", busiest, "busiest account, a rare model"),
             ("/user/activity/log", ordinary, "ordinary accounts"),
             ("/user/monitor", busiest, "busiest account"),
+            ("/user/balance", busiest, "busiest account"),
+            ("/user/limit", busiest, "busiest account"),
+            ("/user/credit-transactions", busiest, "busiest account"),
+            ("/user/credit-transactions?limit=100&offset=4000", busiest, "busiest account, far in by offset"),
+            ("/user/credit-transactions?transaction_type=admin_credit", busiest, "busiest account, by type"),
             ("/user/credit-transactions", ordinary, "ordinary accounts"),
+            ("/user/rate-limits", busiest, "busiest account"),
+            ("/user/api-keys", busiest, "busiest account"),
+            ("/user/api-keys/usage", busiest, "busiest account"),
+            (f"/user/api-keys/k{users:011}/usage?days=365", busiest, "a key of the busiest account"),
             ("/user/api-keys", ordinary, "ordinary accounts"),
             ("/user/api-keys/audit-logs", ordinary, "ordinary accounts"),
             ("/user/audit-logs", busiest, "busiest account"),
@@ -212,13 +131,22 @@ async def measure(stores: Stores, data_dir: str, *, users: int) -> bool:
             ("/admin/users?search=user-77", busiest, "by a user name"),
             ("/admin/users?search=nobody", busiest, "by what nobody is called"),
             ("/admin/users?role=developer", busiest, "by role"),
+            ("/admin/users/1", busiest, "one"),
+            ("/admin/accounts/1", busiest, "one"),
             ("/admin/balance", busiest, "first page"),
+            (f"/admin/balance?offset={users * 9 // 10}", busiest, "far in by offset"),
+            ("/admin/balance?plan=team", busiest, "by plan"),
+            ("/admin/roles/list/developer", busiest, "first page"),
+            ("/admin/roles/audit/log", busiest, "first page"),
+            ("/admin/rate-limits/system", busiest, "everything"),
+            ("/admin/rate-limits/alerts", busiest, "everything"),
             ("/admin/balance?search=account%2077", busiest, "by name"),
             ("/admin/credit-transactions", busiest, "first page"),
             ("/admin/audit-logs?action=credits.add", busiest, "by action"),
             ("/admin/audit-logs", busiest, "first page"),
             ("/admin/monitor", busiest, "everything"),
             ("/health/providers", busiest, "passive"),
+            ("/health/models", busiest, "passive"),
         ):
             took_ms = []
             # The first is to prepare the statement.
