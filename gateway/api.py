@@ -201,6 +201,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
 
 
+#: The `code` of a failure to count tokens: of this model the provider can't, and the gateway estimates them.
+UNCOUNTED = "counting_unsupported"
+
+
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an adapter is configured with. `extra` are the provider table's keys that the gateway has no name for."""
 
@@ -265,6 +269,18 @@ class Extended(Protocol):
     """
 
     extensions: frozenset[str]
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """For an adapter that serves some of its dialects for some of its provider's models alone. Optional.
+
+    Where it does not, the call comes as it would if the adapter did not name the dialect: in another one, or not.
+    """
+
+    def serves(self, dialect: Dialect, model: str) -> bool:
+        """Whether calls in this dialect, one of those it names, are for this model, by the provider's name for it."""
+        ...
 
 
 @runtime_checkable
@@ -574,6 +590,7 @@ __all__ = [
     "CREDENTIALS",
     "JSON_TAPS",
     "MESSAGE_CHARS_MAX",
+    "UNCOUNTED",
     "Adapter",
     "BadRequest",
     "Call",
@@ -613,6 +630,7 @@ __all__ = [
     "ResponseHead",
     "SSETap",
     "Secret",
+    "Selective",
     "Settled",
     "Span",
     "Tap",

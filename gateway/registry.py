@@ -22,7 +22,17 @@ from hashlib import blake2b
 from importlib import metadata
 from importlib.metadata import EntryPoint
 
-from gateway.api import API_VERSION, Adapter, ConfigError, Dialect, Known, KnownProvider, Lifecycle, ProviderConfig
+from gateway.api import (
+    API_VERSION,
+    Adapter,
+    ConfigError,
+    Dialect,
+    Known,
+    KnownProvider,
+    Lifecycle,
+    ProviderConfig,
+    Selective,
+)
 from gateway.secret import Secret
 from gateway.settings import Provider as ProviderSettings
 from gateway.settings import Settings, Timeouts
@@ -61,8 +71,18 @@ class Provider:
     served: frozenset[Dialect] = frozenset()
     #: What the adapter reads in a chat completion besides what OpenAI's reference has.
     extensions: frozenset[str] = frozenset()
+    #: Tells whether one of those dialects is for a model; None where all are for every one.
+    picks: Callable[[Dialect, str], bool] | None = None
     #: What tells its keys apart without giving them away, in the order of `adapters`.
     fingerprints: tuple[str, ...] = ()
+
+    def relays(self, dialect: Dialect, model: str) -> bool:
+        """Whether calls in this dialect go to this model, as the provider calls it, as they came."""
+        return dialect in self.native and (self.picks is None or self.picks(dialect, model))
+
+    def takes(self, dialect: Dialect, model: str) -> bool:
+        """Whether the adapter takes calls in this dialect for this model."""
+        return dialect in self.served and (self.picks is None or self.picks(dialect, model))
 
     @property
     def adapter(self) -> Adapter:
@@ -109,6 +129,7 @@ class Registry:
                 fingerprints=tuple(map(_fingerprint, _keys_of(provider))),
                 served=native | getattr(configured[0], "translates", frozenset()),
                 extensions=getattr(configured[0], "extensions", frozenset()),
+                picks=configured[0].serves if isinstance(configured[0], Selective) else None,
             )
         return cls(providers)
 

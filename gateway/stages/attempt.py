@@ -11,7 +11,7 @@ failure is `route`'s to decide, and what is done with a good answer is `relay`'s
 from collections.abc import Awaitable
 from typing import Final
 
-from gateway.api import Adapter, ResponseHead, UpstreamRequest
+from gateway.api import UNCOUNTED, Adapter, ResponseHead, UpstreamRequest
 from gateway.bridges import BRIDGES, COUNTERS, without_seals
 from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, UpstreamError, UpstreamRedirected
@@ -39,7 +39,8 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """
     assert x.call is not None
     assert x.offer is not None
-    if x.call.dialect in COUNT_DIALECTS and x.call.dialect not in deps.providers[x.offer.provider].served:
+    counts = x.call.dialect in COUNT_DIALECTS
+    if counts and not deps.providers[x.offer.provider].takes(x.call.dialect, x.offer.upstream_model):
         await _count(x, x.call)
         return
     provider, adapter, native, request = _write(x, deps)
@@ -57,8 +58,13 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
             x.response = response
         status = response.head.status
         if status >= 300 and status != _NOT_MODIFIED:
-            raise await _refusal(response, adapter, native=native)
-        await call_next(x)
+            refused = await _refusal(response, adapter, native=native)
+            if not counts or refused.code != UNCOUNTED:
+                raise refused
+            # Not of this model. It is no fault of anybody's.
+            await _count(x, x.call)
+        else:
+            await call_next(x)
         outcome = "ok"
     except UpstreamError as error:
         outcome = error.error_type
@@ -79,12 +85,11 @@ def _write(x: Exchange, deps: Deps) -> tuple[Provider, Adapter, bool, UpstreamRe
     provider = deps.providers[x.offer.provider]
     adapter = provider.adapters[x.key]
     call = x.call
-    native = call.dialect in provider.native
+    native = provider.relays(call.dialect, x.offer.upstream_model)
     # What an earlier try left.
     x.bridge, x.dropped = None, ()
     try:
-        if not native:
-            call = _translated(x, call, provider)
+        call = without_seals(call) if native else _translated(x, call, provider, x.offer.upstream_model)
         x.spoken = call
         request = adapter.prepare(call, x.offer)
     except (UpstreamError, BadRequest) as error:
@@ -156,9 +161,9 @@ async def _send_hedged(
     return response, written
 
 
-def _translated(x: Exchange, call: Call, provider: Provider) -> Call:
+def _translated(x: Exchange, call: Call, provider: Provider, model: str) -> Call:
     """The call as the adapter gets it, where its provider does not speak the caller's dialect."""
-    if call.dialect in provider.served:
+    if provider.takes(call.dialect, model):
         return without_seals(call)
     x.bridge = BRIDGES[call.dialect]
     opened = x.bridge.open(call, provider.extensions)

@@ -81,7 +81,7 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         return
     assert x.spoken is not None
     adapter = provider.adapters[x.key]
-    native = x.call.dialect in provider.native
+    native = provider.relays(x.call.dialect, x.offer.upstream_model)
     if not native:
         # What is written anew has to say when it was made, which not every provider does.
         head = ResponseHead(head.status, head.headers, deps.clock.now())

@@ -41,6 +41,7 @@ from gateway.api import (
     ProviderConfig,
     ResponseHead,
     Secret,
+    Selective,
     Tap,
     UpstreamRequest,
     Usage,
@@ -116,6 +117,9 @@ class Case:
         served = self.adapter.dialects | getattr(self.adapter, "translates", frozenset())
         #: What stands between caller and adapter; None where the adapter serves the caller's dialect itself.
         self.bridge: Bridge | None = None
+        if isinstance(self.adapter, Selective):
+            model = self.offer.upstream_model
+            served = frozenset(each for each in served if self.adapter.serves(each, model))
         bridge = BRIDGES.get(self.call.dialect)
         if self.call.dialect not in served and bridge is not None and bridge.hub in served:
             self.bridge = bridge

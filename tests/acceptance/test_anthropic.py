@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from openai import DefaultAsyncHttpxClient
 
+from gateway.bridges.reasoning import hidden, seal_details
 from gateway.infra.postgres import Database
 from gateway.kernel.journal import credit, find_account
 from gateway.settings import Model
@@ -165,6 +166,21 @@ async def test_a_message_is_the_providers_byte_for_byte(house, server):
     assert request.header(b"anthropic-version")
     assert msgspec.json.decode(request.body)["model"] == MODEL
     assert gateway.key.encode() not in request.head
+
+
+async def test_what_another_maker_thought_is_not_told_as_its_own(house, server):
+    """A conversation that began at another provider: what the gateway sealed then would be refused as a forgery."""
+    gateway, upstream = await house(same(answer(WHOLE)), server=server)
+    sealed = seal_details([hidden("c2ln", 0, form="google-gemini-v1", call_id="fc1")])
+    own = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+    said = [{"type": "redacted_thinking", "data": sealed}, own, {"type": "text", "text": "Yes."}]
+    turns = [*MESSAGES, {"role": "assistant", "content": said}, {"role": "user", "content": "And?"}]
+
+    async with client(gateway) as anthropics:
+        await anthropics.messages.create(**{**ASK, "messages": turns})
+
+    [request] = upstream.requests
+    assert msgspec.json.decode(request.body)["messages"][-2]["content"] == said[1:]
 
 
 async def test_an_old_client_is_served_too(house):

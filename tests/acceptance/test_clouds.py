@@ -1,7 +1,9 @@
 """Azure, Bedrock and Cohere behind the gateway, the official OpenAI clients in front of it."""
 
 import asyncio
+import base64
 
+import anthropic
 import msgspec
 import openai
 import pytest
@@ -495,3 +497,104 @@ async def test_twenty_streams_at_once_are_told_apart(stage):
 
     words = [f"word {number}" for number in range(20)]
     assert await asyncio.gather(*map(ask, words)) == words
+
+
+# -- Anthropic's models on Bedrock, in their own words ---------------------------------------------------------
+
+MESSAGE_EVENTS = (
+    {
+        "type": "message_start",
+        "message": {
+            "id": "msg_bdrk_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5", "content": [],
+            "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 9, "output_tokens": 1},
+        },
+    },
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm."}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "c2ln"}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Grüße"}},
+    {"type": "content_block_stop", "index": 1},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 7}},
+    {"type": "message_stop", "amazon-bedrock-invocationMetrics": {"inputTokenCount": 9}},
+)  # fmt: skip
+
+
+def invoked(*events: dict) -> bytes:
+    headers = {":message-type": "event", ":event-type": "chunk", ":content-type": "application/json"}
+    return b"".join(
+        frame(
+            headers, msgspec.json.encode({"bytes": base64.b64encode(msgspec.json.encode(each)).decode(), "p": "ab"})
+        )
+        for each in events
+    )
+
+
+def own_client(gateway) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(base_url=gateway.url, api_key=gateway.key, max_retries=0)
+
+
+@pytest.mark.parametrize("each", [None, 1])
+async def test_anthropics_client_streams_from_bedrock(stage, server, each):
+    """Cases 92 and 99: what is in the frames is Anthropic's own."""
+    script = same(chunked(invoked(*MESSAGE_EVENTS), headers=EVENT_STREAM), each=each)
+    gateway, upstream = await behind(stage, "bedrock", script, server=server)
+
+    async with (
+        own_client(gateway) as client,
+        client.messages.stream(
+            model=CLAUDE, max_tokens=2000, messages=MESSAGES, extra_headers={"anthropic-beta": "new-thing-2099-01-01"}
+        ) as stream,
+    ):
+        message = await stream.get_final_message()
+
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    assert (message.content[0].signature, message.content[1].text) == ("c2ln", "Grüße")
+    [request] = upstream.requests
+    assert request.target.endswith(b"%3A0/invoke-with-response-stream")
+    assert stream.response.headers["x-gateway-dropped"] == "anthropic-beta"
+    sent = msgspec.json.decode(request.body)
+    assert sent == {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 2000, "messages": MESSAGES}
+    assert request.header(b"anthropic-version") is None
+    [record] = await gateway.records(1)
+    assert (record.input_tokens, record.output_tokens, record.usage_source) == (9, 7, "reported")
+
+
+async def test_an_exception_under_way_is_anthropics_error(stage, server):
+    exception = {":message-type": "exception", ":exception-type": "throttlingException"}
+    body = invoked(*MESSAGE_EVENTS[:3]) + frame(exception, b'{"message":"Too many tokens."}')
+    gateway, _ = await behind(stage, "bedrock", same(chunked(body, headers=EVENT_STREAM)), server=server)
+
+    async with own_client(gateway) as client:
+        with pytest.raises(anthropic.APIStatusError) as raised:
+            async with client.messages.stream(model=CLAUDE, max_tokens=2000, messages=MESSAGES) as stream:
+                await stream.get_final_message()
+
+    assert "Too many tokens." in str(raised.value)
+
+
+async def test_models_of_others_are_asked_through_converse(stage):
+    gateway, upstream = await behind(stage, "bedrock", same(answer(CONVERSED)))
+
+    async with own_client(gateway) as client:
+        message = await client.messages.create(model="eu.amazon.nova-pro-v1:0", max_tokens=50, messages=MESSAGES)
+
+    assert message.content[0].text == "Hello."
+    assert upstream.requests[0].target == b"/model/eu.amazon.nova-pro-v1%3A0/converse"
+
+
+async def test_tokens_are_counted_by_bedrock_or_else_estimated(stage):
+    unable = b'{"message":"The provided model doesn\'t support counting tokens."}'
+    script = play(RECEIVE, answer(b'{"inputTokens":14}'), RECEIVE, answer(unable, status=400))
+    gateway, upstream = await behind(stage, "bedrock", script)
+
+    async with own_client(gateway) as client:
+        counted = await client.messages.count_tokens(model=CLAUDE, messages=MESSAGES)
+        estimated = await client.messages.count_tokens(model=CLAUDE, messages=MESSAGES)
+
+    assert counted.input_tokens == 14
+    assert 0 < estimated.input_tokens < 50
+    assert upstream.requests[0].target.endswith(b"/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/count-tokens")
+    [first, second] = await gateway.records(2)
+    assert (first.cost_nanos, second.cost_nanos) == (0, 0)

@@ -5,6 +5,7 @@ error, an error in the middle of a stream. The shapes are those of the providers
 everywhere, so that what is counted can be compared: 11 tokens in, 5 out.
 """
 
+import base64
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -66,6 +67,8 @@ def wire_of(request: UpstreamRequest) -> str:
         "converse": "converse",
         "converse-stream": "converse",
         "invoke": "invoke",
+        "invoke-with-response-stream": "invoke",
+        "count-tokens": "count-tokens",
         "embed": "embed",
     }[verb]
 
@@ -73,7 +76,10 @@ def wire_of(request: UpstreamRequest) -> str:
 def is_streamed(request: UpstreamRequest) -> bool:
     path = request.target.partition(b"?")[0]
     assert isinstance(request.body, bytes)
-    return path.endswith((b":streamGenerateContent", b"/converse-stream")) or b'"stream":true' in request.body
+    return (
+        path.endswith((b":streamGenerateContent", b"/converse-stream", b"/invoke-with-response-stream"))
+        or b'"stream":true' in request.body
+    )
 
 
 def answer(request: UpstreamRequest, kind: str) -> Answer:
@@ -81,6 +87,11 @@ def answer(request: UpstreamRequest, kind: str) -> Answer:
     wire = wire_of(request)
     if kind == "refusal":
         return _refusal(wire)
+    if wire == "invoke" and b'"messages"' in _bytes(request):
+        # Anthropic's own words, in Amazon's frames.
+        if is_streamed(request):
+            return Answer(_head(FRAMES, wire), [_chunk(event) for event in _message_stream(kind)])
+        return Answer(_head(JSON, wire), [encode(_message(kind))])
     if not is_streamed(request):
         return Answer(_head(JSON, wire), [encode(_WHOLE[wire](kind))])
     if wire == "converse":
@@ -88,9 +99,24 @@ def answer(request: UpstreamRequest, kind: str) -> Answer:
     return Answer(_head(SSE, wire), _STREAMS[wire](kind))
 
 
+def _bytes(request: UpstreamRequest) -> bytes:
+    assert isinstance(request.body, bytes)
+    return request.body
+
+
+def _chunk(event: bytes) -> bytes:
+    """An event as InvokeModelWithResponseStream puts it into a frame."""
+    data = event.partition(b"data: ")[2].strip()
+    if data.startswith(b'{"type":"error"'):
+        headers = {":message-type": "exception", ":exception-type": "modelStreamErrorException"}
+        return frame(headers, encode({"message": BROKEN}))
+    headers = {":message-type": "event", ":event-type": "chunk", ":content-type": "application/json"}
+    return frame(headers, encode({"bytes": base64.b64encode(data).decode(), "p": "abc"}))
+
+
 def _head(content_type: bytes, wire: str, status: int = 200) -> ResponseHead:
     headers = [(b"content-type", content_type), (b"date", b"Sun, 22 Nov 2026 10:00:00 GMT")]
-    if wire in ("converse", "invoke"):
+    if wire in ("converse", "invoke", "count-tokens"):
         headers.append((b"x-amzn-requestid", b"8c5b"))
     return ResponseHead(status, headers)
 
@@ -103,10 +129,10 @@ def _refusal(wire: str) -> Answer:
         body = {"type": "error", "error": {"type": "invalid_request_error", "message": REFUSED}}
     elif wire in ("gemini", "countTokens", "embedContent", "batchEmbedContents", "predict"):
         body = {"error": {"code": 400, "message": REFUSED, "status": "INVALID_ARGUMENT"}}
-    elif wire in ("converse", "invoke", "cohere", "embed"):
+    elif wire in ("converse", "invoke", "count-tokens", "cohere", "embed"):
         body = {"message": REFUSED}
     head = _head(JSON, wire, 400)
-    if wire in ("converse", "invoke"):
+    if wire in ("converse", "invoke", "count-tokens"):
         head.headers.append((b"x-amzn-errortype", b"ValidationException:http://internal.amazon.com/coral/"))
     return Answer(head, [encode(body)])
 
@@ -423,6 +449,7 @@ _WHOLE: Final = {
     },
     "count_tokens": lambda _: {"input_tokens": INPUT_TOKENS},
     "countTokens": lambda _: {"totalTokens": INPUT_TOKENS},
+    "count-tokens": lambda _: {"inputTokens": INPUT_TOKENS},
 }
 _STREAMS: Final = {
     "chat": _chat_stream,

@@ -101,13 +101,13 @@ class Exchange(NamedTuple):
     @classmethod
     def open(cls, provider: Provider, call: Call) -> "Exchange":
         spoken, bridge = call, None
-        if call.dialect not in provider.served:
-            bridge = BRIDGES[call.dialect]
-            spoken = bridge.open(call, provider.extensions).call
         embeds = call.dialect in (Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED)
         model = FAMILIES[provider.name][1]
         if embeds:
             model = EMBEDDERS.get(provider.name, model)
+        if not provider.takes(call.dialect, model):
+            bridge = BRIDGES[call.dialect]
+            spoken = bridge.open(call, provider.extensions).call
         offer = Offer(model=MODEL, provider=provider.name, upstream_model=model)
         return cls(provider, call, spoken, bridge, provider.adapter.prepare(spoken, offer))
 

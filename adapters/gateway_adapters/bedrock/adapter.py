@@ -1,4 +1,5 @@
 """Amazon Bedrock: chat completions translated into Converse and back, whichever maker's model it is, and embeddings.
+Anthropic's models take the Messages API in its own words (`invoke.py`).
 
 Rules:
 - A request is signed with an access key, or carries one of Bedrock's own API keys. A signature covers the time, which
@@ -25,17 +26,20 @@ import msgspec
 
 from gateway.api import (
     API_VERSION,
+    UNCOUNTED,
     Adapter,
     Call,
     ConfigError,
     Dialect,
     Failure,
+    JSONTap,
     Known,
     KnownProvider,
     Offer,
     ProviderConfig,
     ResponseHead,
     Secret,
+    Selective,
     Tap,
     Translator,
     UpstreamRequest,
@@ -45,6 +49,16 @@ from gateway.api import (
 from gateway_adapters import failures
 from gateway_adapters.bedrock.answer import ConverseTap, read_answer
 from gateway_adapters.bedrock.embeddings import embed_tap, write_embed_request
+from gateway_adapters.bedrock.invoke import (
+    BETAS,
+    CountedTap,
+    InvokeTap,
+    foundation_of,
+    is_uncounted,
+    serves_messages,
+    write_count,
+    write_invoke,
+)
 from gateway_adapters.bedrock.request import write_request
 from gateway_adapters.chat_answer import WholeTap
 from gateway_adapters.rows import suggestion
@@ -55,13 +69,16 @@ SERVICE: Final = "bedrock"
 _ADDRESS: Final = "https://bedrock-runtime.{region}.amazonaws.com"
 _STREAM_TYPE: Final = b"application/vnd.amazon.eventstream"
 
-_KEYS: Final = ("access_key_id", "secret_access_key", "session_token", "region")
+_KEYS: Final = ("access_key_id", "secret_access_key", "session_token", "region", "betas")
 #: What an account's own access key is made of; the last of them may be missing.
 _PAIR: Final = ("access_key_id", "secret_access_key", "session_token")
 _REGION: Final = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d")
 _IN_HOST: Final = re.compile(r"(?:^|\.)(?:bedrock-runtime|bedrock-runtime-fips)\.([a-z0-9-]+)\.")
 _decode_texts: Final = msgspec.json.Decoder(dict[str, str]).decode
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_MESSAGES: Final = frozenset({Dialect.ANTHROPIC_MESSAGES, Dialect.ANTHROPIC_COUNT_TOKENS})
+#: Of a caller's headers, what is said in the body here.
+_ANTHROPIC: Final = frozenset({b"anthropic-beta", b"anthropic-version"})
 
 
 class Bedrock:
@@ -71,7 +88,8 @@ class Bedrock:
     API: ClassVar[int] = API_VERSION
 
     dialects: frozenset[Dialect] = frozenset()
-    translates: frozenset[Dialect] = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS})
+    #: Anthropic's are for its own models alone: see `serves`.
+    translates: frozenset[Dialect] = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS, *_MESSAGES})
     extensions: frozenset[str] = frozenset({"cache_control", "reasoning_details"})
 
     def __init__(
@@ -108,7 +126,8 @@ class Bedrock:
         return msgspec.structs.replace(config, api_key=None, extra={**table, **pair})
 
     def configure(self, config: ProviderConfig) -> None:
-        table = {key: _text(key, value) for key, value in config.extra.items()}
+        table = {key: _text(key, value) for key, value in config.extra.items() if key != "betas"}
+        self._betas = _betas(config.extra.get("betas"))
         region = table.get("region", "")
         if region and not _REGION.fullmatch(region):
             raise ConfigError('must be a region like "eu-central-1"', param="region")
@@ -122,7 +141,7 @@ class Bedrock:
             host += f":{self._origin.port}"
         self._host = host.encode("ascii")
         self._headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
-        self._replaced = frozenset({b"accept", b"content-type"})
+        self._replaced = frozenset({b"accept", b"content-type"}) | _ANTHROPIC
         self._signer: Signer | None = None
         if "access_key_id" in table or "secret_access_key" in table:
             self._secret = table.get("secret_access_key", "")
@@ -137,13 +156,23 @@ class Bedrock:
                 param="api_key",
             )
 
+    def serves(self, dialect: Dialect, model: str) -> bool:
+        return dialect not in _MESSAGES or serves_messages(model)
+
     def prepare(self, call: Call, offer: Offer) -> UpstreamRequest:
+        model = offer.upstream_model
         if call.dialect is Dialect.OPENAI_EMBEDDINGS:
-            verb, (body, dropped) = b"/invoke", write_embed_request(call, offer.upstream_model)
+            verb, (body, dropped) = b"/invoke", write_embed_request(call, model)
+        elif call.dialect is Dialect.ANTHROPIC_MESSAGES:
+            verb = b"/invoke-with-response-stream" if call.peek.stream else b"/invoke"
+            body, dropped = write_invoke(call, self._betas)
+        elif call.dialect is Dialect.ANTHROPIC_COUNT_TOKENS:
+            verb, (body, dropped) = b"/count-tokens", write_count(call, self._betas)
+            model = foundation_of(model)
         else:
             verb = b"/converse-stream" if call.peek.stream else b"/converse"
-            body, dropped = write_request(call, offer.upstream_model)
-        target = self._path + b"/model/" + quote(offer.upstream_model, safe="").encode("ascii") + verb
+            body, dropped = write_request(call, model)
+        target = self._path + b"/model/" + quote(model, safe="").encode("ascii") + verb
         headers = request_headers(call.headers, own=self._headers, drop=self._replaced)
         if self._signer is not None:
             headers += self._signer.sign(
@@ -161,14 +190,20 @@ class Bedrock:
     def tap(self, call: Call, head: ResponseHead) -> Tap:
         if call.dialect is Dialect.OPENAI_EMBEDDINGS:
             return embed_tap(call, head)
+        streamed = (head.header(b"content-type") or b"").startswith(_STREAM_TYPE)
+        if call.dialect is Dialect.ANTHROPIC_COUNT_TOKENS:
+            return CountedTap(call, head)
+        if call.dialect is Dialect.ANTHROPIC_MESSAGES:
+            return InvokeTap(secret=self._secret) if streamed else JSONTap(call.dialect)
         answer_id = (head.header(b"x-amzn-requestid") or b"").decode("latin-1")
-        if (head.header(b"content-type") or b"").startswith(_STREAM_TYPE):
+        if streamed:
             return ConverseTap(call, head, answer_id=answer_id, secret=self._secret)
         return WholeTap(call, head, read_answer, answer_id=answer_id)
 
     def classify(self, head: ResponseHead, body: bytes) -> Failure:
         kind = (head.header(b"x-amzn-errortype") or b"").decode("latin-1").partition(":")[0]
-        return failures.classify(head, body, secret=self._secret, codes=(kind,) if kind else ())
+        failure = failures.classify(head, body, secret=self._secret, codes=(kind,) if kind else ())
+        return msgspec.structs.replace(failure, code=UNCOUNTED) if is_uncounted(body) else failure
 
 
 def _text(key: str, value: object) -> str:
@@ -178,6 +213,15 @@ def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable() or " " in value:
         raise ConfigError("must be printable ASCII on one line", param=key)
     return value
+
+
+def _betas(value: object) -> frozenset[str]:
+    """The betas that may be announced."""
+    if value is None:
+        return BETAS
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ConfigError("must be a list of names", param="betas")
+    return frozenset(value)
 
 
 def _signer(table: dict[str, str], region: str) -> Signer:
@@ -205,3 +249,4 @@ def _region_in(host: str) -> str:
 _: type[Adapter] = Bedrock
 _translator: Translator = Bedrock()
 _known: type[Known] = Bedrock
+_selective: type[Selective] = Bedrock

@@ -228,7 +228,7 @@ class ConverseTap(StreamTap):
             return b""
         kind = frame.text(":message-type")
         if kind != "event":
-            self.failure = self._refused(frame)
+            self.failure = refused(frame, secret=self._secret)
             return b""
         try:
             event = _decode_event(frame.payload)
@@ -308,14 +308,15 @@ class ConverseTap(StreamTap):
         more: dict[str, object] = {"trace": event.trace} if bytes(event.trace) not in (b"", b"null") else {}
         return self._chunks.close(self._usage, more)
 
-    def _refused(self, frame: EventFrame) -> Failure:
-        """What an exception means; an `error` frame has its words in its headers."""
-        kind = frame.text(":exception-type") or frame.text(":error-code") or "exception"
-        status = STATUSES.get(kind, 500)
-        body = frame.payload or _encode({"message": frame.text(":error-message")})
-        failure = failures.classify(ResponseHead(status, []), body, secret=self._secret, codes=(kind,))
-        said = failure.message or "The provider failed to finish its answer."
-        return msgspec.structs.replace(failure, status=status, message=said[:MESSAGE_CHARS_MAX])
+
+def refused(frame: EventFrame, *, secret: str) -> Failure:
+    """What an exception in a stream means; an `error` frame has its words in its headers."""
+    kind = frame.text(":exception-type") or frame.text(":error-code") or "exception"
+    status = STATUSES.get(kind, 500)
+    body = frame.payload or _encode({"message": frame.text(":error-message")})
+    failure = failures.classify(ResponseHead(status, []), body, secret=secret, codes=(kind,))
+    said = failure.message or "The provider failed to finish its answer."
+    return msgspec.structs.replace(failure, status=status, message=said[:MESSAGE_CHARS_MAX])
 
 
 def _detail(index: int, *, signature: str, text: str | None = None) -> dict[str, object]:
