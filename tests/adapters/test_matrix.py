@@ -99,10 +99,10 @@ class Exchange(NamedTuple):
     request: UpstreamRequest
 
     @classmethod
-    def open(cls, provider: Provider, call: Call) -> "Exchange":
+    def open(cls, provider: Provider, call: Call, model: str = "") -> "Exchange":
         spoken, bridge = call, None
         embeds = call.dialect in (Dialect.OPENAI_EMBEDDINGS, Dialect.GEMINI_EMBED)
-        model = FAMILIES[provider.name][1]
+        model = model or FAMILIES[provider.name][1]
         if embeds:
             model = EMBEDDERS.get(provider.name, model)
         if not provider.takes(call.dialect, model):
@@ -334,7 +334,7 @@ def test_what_callers_of_anthropic_want_cached_is_cached_on_bedrock(providers: d
         dialogue, questions={"plain": {**dialogue.questions["tools"], "system": system}}
     ).call("plain", stream=False)
 
-    exchange = Exchange.open(providers["bedrock"], asked)
+    exchange = Exchange.open(providers["bedrock"], asked, "eu.amazon.nova-pro-v1:0")
 
     sent = msgspec.json.decode(exchange.request.body)
     assert sent["system"] == [{"text": "Be brief."}, {"cachePoint": {"type": "default"}}]

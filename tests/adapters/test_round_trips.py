@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from gateway.api import Adapter, Call, Offer, ProviderConfig, ResponseHead, Tap
+from gateway.api import Adapter, Call, Offer, ProviderConfig, ResponseHead, Selective, Tap
 from gateway.bridges import BRIDGES
 from gateway.secret import Secret
 from gateway.testing.cases import frame
@@ -29,6 +29,8 @@ JSON: Final = b"application/json"
 SSE: Final = b"text/event-stream"
 FRAMES: Final = b"application/vnd.amazon.eventstream"
 RESULT: Final = "12 degrees"
+#: A name that does not tell whose model it is, so that Converse is asked.
+PROFILE: Final = "arn:aws:bedrock:eu-central-1:1:application-inference-profile/claude"
 
 encode = msgspec.json.encode
 decode = msgspec.json.decode
@@ -212,7 +214,7 @@ PROVIDERS: Final = {
         lambda body: body["messages"][1]["content"], CLAUDE_CONTENT,
     ),
     "bedrock": Provider(
-        Bedrock, "eu.anthropic.claude-sonnet-4-5-20250929-v1:0", (JSON, CONVERSE_WHOLE), (FRAMES, converse_stream()),
+        Bedrock, PROFILE, (JSON, CONVERSE_WHOLE), (FRAMES, converse_stream()),
         lambda body: body["messages"][1]["content"], CONVERSE_CONTENT,
     ),
     "google": Provider(
@@ -410,24 +412,25 @@ def adapter_of(name: str) -> Adapter:
     return adapter
 
 
-def hub_of(adapter: Adapter, call: Call) -> Call:
+def hub_of(adapter: Adapter, call: Call, model: str) -> Call:
     """What an adapter gets of a call."""
-    if call.dialect in adapter.dialects | getattr(adapter, "translates", frozenset()):
+    takes = call.dialect in adapter.dialects | getattr(adapter, "translates", frozenset())
+    if takes and (not isinstance(adapter, Selective) or adapter.serves(call.dialect, model)):
         return call
     return BRIDGES[call.dialect].open(call, getattr(adapter, "extensions", frozenset())).call
 
 
 def sent(adapter: Adapter, call: Call, model: str) -> dict[str, Any]:
     offer = Offer(model="m", provider="p", upstream_model=model, free=True)
-    body = adapter.prepare(hub_of(adapter, call), offer).body
+    body = adapter.prepare(hub_of(adapter, call, model), offer).body
     assert isinstance(body, bytes)
     found: dict[str, Any] = decode(body)
     return found
 
 
-def answered(adapter: Adapter, call: Call, kind: bytes, body: bytes, *, step: int) -> bytes:
+def answered(adapter: Adapter, call: Call, kind: bytes, body: bytes, *, step: int, model: str = "") -> bytes:
     head = ResponseHead(200, [(b"content-type", kind), (b"date", b"Sun, 22 Nov 2026 10:00:00 GMT")])
-    hub = hub_of(adapter, call)
+    hub = hub_of(adapter, call, model)
     tap: Tap = adapter.tap(hub, head)
     if hub is not call:
         tap = BRIDGES[call.dialect].tap(call, head, tap)
