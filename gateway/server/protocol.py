@@ -13,6 +13,8 @@ Rules:
   drained, and is told once when the caller is gone.
 - Header values come from our own HTTP parser or from this program, so they hold no line ends; `start` does not
   check them again.
+- Requests that came behind others wait, and while one waits nothing more is read: a caller who sends faster than it
+  is answered is slowed down, and does not fill the memory.
 - What is no request is refused behind the answers that are under way, never among their bytes: a caller would take
   the refusal for a part of one of them, and a proxy on its way for the answer to somebody else.
 
@@ -48,6 +50,10 @@ EXTENSION = "gateway.direct"
 #: of one, that is no part of it: trailers, which nobody here reads, and what may stand beside a chunk's size.
 HEAD_BYTES_MAX = 64 * 1024
 
+#: Requests that wait behind one on its connection. Who sends more without waiting for answers loses the connection
+#: once those are answered, and may send the rest again (RFC 9112, section 9.3.2).
+PIPELINED_MAX = 64
+
 #: Where a WebSocket may be opened; elsewhere the wish for one is left unheard.
 _CONVERSATIONS = re.compile(rb"/realtime/?(?:\?|$)")
 
@@ -64,6 +70,11 @@ _FULL = "This gateway has as many connections as it may have. Try again shortly.
 _HEAD_TOO_LARGE = "The request's headers are larger than this gateway accepts."
 _NOT_HTTP = "The request is not valid HTTP/1.1."
 _ONE_HOST = "The request must name its host, once."
+_TOO_MANY = "There are more requests waiting on this connection than may."
+_VERSION = "This gateway speaks HTTP/1.1."
+_CODING = "The only transfer coding that this gateway takes is `chunked`."
+#: What is looked at in a head: how it is framed, and for whom.
+_WATCHED: Final = frozenset({b"host", b"expect", b"transfer-encoding"})
 
 _new_id = RequestIds(SystemClock()).make
 
@@ -298,6 +309,8 @@ class DirectProtocol(HttpToolsProtocol):
         self._refused = False
         #: `Host` headers in the head under way.
         self._hosts = 0
+        #: It names a transfer coding that is not undone here: the body would not be what it says it is.
+        self._foreign_coding = False
         #: Of the head under way, and of the latest read; and whether a request ended in that.
         self._head_bytes = 0
         self._read_bytes = 0
@@ -369,7 +382,7 @@ class DirectProtocol(HttpToolsProtocol):
             and self.parser.get_method() == b"GET"
             and _CONVERSATIONS.search(self.url) is not None
             and self._get_upgrade() == b"websocket"
-            and (self.cycle is None or self.cycle.response_complete)
+            and (self.cycle is None or (self.cycle.response_complete and not self.cycle.ending))
         )
 
     def _open_websocket(self, rest: bytes) -> None:
@@ -449,6 +462,7 @@ class DirectProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_head = True
         self._hosts = 0
+        self._foreign_coding = False
         # Where another request ended in the same read, it is not known how much of it is this one's.
         self._head_bytes = 0 if self._ended else self._read_bytes
         self.url = b""
@@ -460,19 +474,33 @@ class DirectProtocol(HttpToolsProtocol):
             # A trailer must not be taken for a header (RFC 9110, section 6.5.1).
             return
         name = name.lower()
-        if name == b"host":
-            self._hosts += 1
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+        if name in _WATCHED:
+            if name == b"host":
+                self._hosts += 1
+            elif name == b"expect":
+                self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
+            elif value.rstrip(b" ").lower() != b"chunked":
+                self._foreign_coding = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):
+        parser = self.parser
+        http_version = parser.get_http_version()
+        if http_version != "1.1":
+            if http_version != "1.0":
+                self._refuse(505, _VERSION)
+                raise _RefusedError
+            # To be ignored (RFC 9110, section 10.1.1): nobody there understands an answer before the answer.
+            self.expect_100_continue = False
+        if self._foreign_coding:
+            self._refuse(501, _CODING)
+            raise _RefusedError
+        if self._hosts != 1 and (self._hosts or http_version == "1.1"):
             # RFC 9112, section 3.2: who passes such a request on may have read another host than who answers it.
             self._refuse(400, _ONE_HOST)
             raise _RefusedError
-        if self.parser.should_upgrade():
+        if parser.should_upgrade():
             # `data_received` hears of it next, and asks once more without.
             return
         if self._head_bytes + self._read_bytes > HEAD_BYTES_MAX:
@@ -482,8 +510,6 @@ class DirectProtocol(HttpToolsProtocol):
                 raise _RefusedError
         if self.transport.is_closing():
             return
-        parser = self.parser
-        http_version = parser.get_http_version()
         url = self.url
         path, raw_path, query = (_split if len(url) <= _SPLIT_BYTES_MAX else _split.__wrapped__)(url)
         extensions: dict[str, DirectCycle] = {}
@@ -503,6 +529,9 @@ class DirectProtocol(HttpToolsProtocol):
             "state": self.app_state.copy(),
             "extensions": extensions,
         }
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self._refuse(503, _TOO_MANY)
+            raise _RefusedError
         previous = self.cycle
         keep_alive = http_version != "1.0" and parser.should_keep_alive() and not self._leaving
         cycle = DirectCycle(self, scope, keep_alive=keep_alive)
@@ -539,14 +568,16 @@ class DirectProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        if self.pipeline:
-            cycle, _ = self.pipeline.pop()
+        pipeline = self.pipeline
+        if pipeline:
+            cycle, _ = pipeline.pop()
             assert isinstance(cycle, DirectCycle)
             self._start(cycle)
         else:
             self.idle_since_s = self.loop.time()
+        if self.flow.read_paused and not pipeline:
+            # Before, it would let in more of them for each that is answered.
+            self.flow.resume_reading()
 
     def leave(self, *, idle_s: float) -> None:
         """Close soon, but lose no request: the next answer says that it is the last one here, or the connection

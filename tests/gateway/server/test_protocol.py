@@ -13,7 +13,7 @@ import uvicorn
 
 from gateway.downstream import DIRECT
 from gateway.infra.redis.connection import Connection
-from gateway.server.protocol import HEAD_BYTES_MAX, DirectCycle, DirectProtocol, sweep
+from gateway.server.protocol import HEAD_BYTES_MAX, PIPELINED_MAX, DirectCycle, DirectProtocol, sweep
 
 REQUEST = b"POST /%b HTTP/1.1\r\nhost: gateway\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -28,6 +28,7 @@ class Wire(asyncio.Transport):
         self._closing = False
         #: Written, and not taken by the kernel.
         self.waiting_bytes = 0
+        self.reading = True
 
     def get_write_buffer_size(self) -> int:
         return self.waiting_bytes
@@ -51,10 +52,10 @@ class Wire(asyncio.Transport):
         pass
 
     def pause_reading(self) -> None:
-        pass
+        self.reading = False
 
     def resume_reading(self) -> None:
-        pass
+        self.reading = True
 
     def get_extra_info(self, name, default=None):
         return default
@@ -263,6 +264,10 @@ async def test_a_wish_for_another_protocol_is_left_unheard(log, size):
         (b"GET / HTTP/1.1\r\nhost: g\r\nHost: g\r\n\r\n", b"400"),
         (b"GET / HTTP/1.0\r\nhost: g\r\nhost: h\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: g\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"501"),
+        (b"POST / HTTP/1.0\r\nhost: g\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"501"),
+        (b"GET / HTTP/2.0\r\nhost: g\r\n\r\n", b"505"),
+        (b"GET /\r\n\r\n", b"505"),
         (b"GET / HTTP/1.1\r\nhost: g\r\nx: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n", b"431"),
     ],
 )
@@ -285,6 +290,24 @@ async def test_http_1_0_needs_no_host(log):
     await turns()
 
     assert b"/old" in log[0][1]
+
+
+async def test_http_1_0_gets_no_answer_before_the_answer(log):
+    """RFC 9110, section 10.1.1: it would take the 100 for the whole of it."""
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        assert cycle.take_body() is None
+        message = await cycle.receive()
+        finish(cycle, message["body"])
+
+    caller = Caller(log, respond)
+    caller.protocol.data_received(b"POST / HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+    await turns()
+    caller.protocol.data_received(b"{}")
+    await turns()
+
+    assert [data[:12] for _, data in log] == [b"HTTP/1.1 200", b"closed"]
+    assert log[0][1].endswith(b"{}")
 
 
 NO_HTTP = [
@@ -512,3 +535,43 @@ async def test_a_head_without_end_is_refused(log, size):
 
     assert sent <= HEAD_BYTES_MAX + size
     assert log[0][1].startswith(b"HTTP/1.1 431")
+
+
+async def test_nothing_is_read_while_a_request_waits_behind_another(log):
+    """Without an account, one connection could fill the memory with requests, and keep the worker busy reading them."""
+    going: dict[str, asyncio.Event] = {path: asyncio.Event() for path in ("/1", "/2", "/3")}
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        await going[path].wait()
+        finish(cycle, path.encode())
+
+    caller = Caller(log, respond)
+    caller.ask(b"1", b"2", b"3")
+    reading = [caller.wire.reading]
+    for event in going.values():
+        event.set()
+        await turns()
+        reading.append(caller.wire.reading)
+
+    assert [data[-2:] for _, data in log] == [b"/1", b"/2", b"/3"]
+    # While the last of them is under way, the next one may come.
+    assert reading == [False, False, True, True]
+
+
+async def test_who_does_not_wait_for_answers_loses_the_connection_behind_them(log):
+    going = asyncio.Event()
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        await going.wait()
+        finish(cycle, path.encode())
+
+    caller = Caller(log, respond)
+    caller.ask(*(b"%d" % number for number in range(10 * PIPELINED_MAX)))
+    assert len(caller.protocol.pipeline) == PIPELINED_MAX
+    going.set()
+    await turns(10 * PIPELINED_MAX)
+
+    answers = [data for _, data in log]
+    assert [data.rpartition(b"/")[2] for data in answers[:-1]] == [b"%d" % n for n in range(PIPELINED_MAX + 1)]
+    assert b"connection: close" in answers[-2]
+    assert answers[-1] == b"closed"
