@@ -9,6 +9,7 @@ from gateway.infra.postgres import Database
 from gateway.kernel.key_store import create_key
 from gateway.settings import Cache, Model, Settings
 from tests.acceptance.answers import ASK, ASK_STREAM, CHAT, chat_stream, error, sse, stream
+from tests.acceptance.test_key_constraints import make_key
 from tests.acceptance.test_routing import Site
 from tests.gateways import PATIENCE_S, PEPPER, Answer
 from tests.upstreams import RECEIVE, REPEAT, answer, play
@@ -104,6 +105,30 @@ async def test_no_account_gets_what_another_one_asked_for(site):
         second = (await site.gateway.make_key(database)).text
     assert is_hit(await site.ask(ASK, headers=ON, key=second))
     assert site.asked == {"only": 1}
+
+
+async def test_a_key_does_not_get_from_memory_what_it_could_not_have_had(site):
+    """What one of two providers answered is not for a key of the same account that may use the other alone."""
+    await site.open(
+        {"first": same(answer(CHAT)), "second": same(answer(CHAT.replace(b"Hello", b"Second")))},
+        models={"*": Model(free=True)},
+        settings=Settings(cache=Cache(use="asked")),
+    )
+    first = await site.ask(ASK, headers=ON)
+    narrowed = [await make_key(site.gateway, provider_allowlist=[name]) for name in ("second", "first")]
+
+    others = [await site.ask(ASK, headers=ON, key=key) for key in narrowed for _ in range(2)]
+
+    assert first.header(b"x-gateway-provider") == b"first"
+    assert [(each.header(b"x-gateway-provider"), is_hit(each)) for each in others] == [
+        (b"second", False),
+        (b"second", True),
+        (b"first", False),
+        (b"first", True),
+    ]
+    assert b"Second" in others[1].body
+    assert is_hit(await site.ask(ASK, headers=ON))
+    assert site.asked == {"first": 2, "second": 1}
 
 
 async def test_cache_control_is_obeyed(site):
