@@ -2,8 +2,10 @@
 
 Rules:
 - Whether an address is known is told to nobody who asks for a password or a link: the answer is the same, what
-  it takes to find out happens after it, and a wrong password costs as much as a right one. Registration does tell
-  (two can't have one address), and is counted for each client.
+  it takes to find out happens after it, and a wrong password costs as much as a right one.
+- Registration does tell: it answers with a key, and of two who want one address the other has to hear of it. So it is
+  counted for each client and each address, a stranger learns of few addresses, and the owner of a taken one is
+  written to.
 - A key is shown when it is made and never again: who comes back gets a session, and a key only by asking for a new
   one.
 - Tries are counted for each address and for each client, before anything is looked up.
@@ -218,6 +220,7 @@ async def register(call: Call[Registration, Nothing]) -> Registered:
         raise NotPermitted("Nobody can register here; ask an administrator.", code="registration_closed")
     await count_client(call, "register")
     email = clean_email(body.email)
+    await _count_address(call, "register", email)
     password_hash = None
     if body.password is not None:
         check_password(parts, body.password, email=email)
@@ -231,15 +234,11 @@ async def register(call: Call[Registration, Nothing]) -> Registered:
         key_name=body.key_name.strip() or "primary",
         environment="dev" if body.environment_tag == "development" else body.environment_tag,
     )
-    who = audit.by(call)
-    opened: Opened | None = None
-    async with parts.database.transaction() as session:
-        made = await create_person(parts.pepper, session, who, new)
-        if not parts.settings.identity.verify_email:
-            opened = await open_session(
-                parts, session, who, user_id=made.user_id, kind="bearer", account_id=made.account_id
-            )
-        await send_proof(parts, session, user_id=made.user_id, email=email, purpose="verify_email")
+    try:
+        made, opened = await _make(call, new, email)
+    except EmailTaken:
+        parts.tasks.spawn(_tell_owner(parts, email), name="send a link")
+        raise
     return Registered(
         user_id=made.user_id,
         account_id=made.account_id,
@@ -503,6 +502,33 @@ def _cookie(parts: Parts, name: str, value: str, *, seconds: int, readable: bool
     flags = "" if readable else "; HttpOnly"
     flags += "; Secure" if parts.sessions.secure else ""
     return f"{name}={value}; Path=/; Max-Age={seconds}; SameSite=Lax{flags}"
+
+
+async def _make(call: Call[Registration, Nothing], new: NewPerson, email: str) -> tuple[Made, Opened | None]:
+    """Somebody new, and their session unless the address has to be proved first.
+
+    Raises:
+        EmailTaken, UsernameTaken
+    """
+    parts, who = call.parts, audit.by(call)
+    opened: Opened | None = None
+    async with parts.database.transaction() as session:
+        made = await create_person(parts.pepper, session, who, new)
+        if not parts.settings.identity.verify_email:
+            opened = await open_session(
+                parts, session, who, user_id=made.user_id, kind="bearer", account_id=made.account_id
+            )
+        await send_proof(parts, session, user_id=made.user_id, email=email, purpose="verify_email")
+    return made, opened
+
+
+async def _tell_owner(parts: Parts, email: str) -> None:
+    """Write to whoever has an address that somebody wanted to register; once in a while."""
+    try:
+        await parts.throttle.take("tell owner", email, limit=1, window_s=parts.settings.identity.tries_window_s)
+    except RateLimited:
+        return
+    parts.mail.post(letters.address_taken(email))
 
 
 async def _send_link(parts: Parts, email: str, purpose: Literal["verify_email", "reset_password"]) -> None:

@@ -31,6 +31,15 @@ def password_changed(to: str) -> Letter:
     return Letter(to=to, subject="Your password was changed", text=text)
 
 
+def address_taken(to: str) -> Letter:
+    """To whoever has the address that somebody wanted to register."""
+    text = (
+        "Somebody, you perhaps, wanted to make an account with this address. There is one already: sign in, or ask "
+        "for a new password.\n\nIf this was not you, do nothing: nothing was changed.\n"
+    )
+    return Letter(to=to, subject="You have an account already", text=text)
+
+
 def welcome(to: str) -> Letter:
     """Once, when an account is made."""
     text = "Your account is ready. Keys are shown once, when they are made; nobody can read them again.\n"
