@@ -10,6 +10,7 @@ TLS (`rediss+cluster`, `rediss+sentinel` too) takes `ssl_ca_certs`, `ssl_certfil
 `ssl_cert_reqs=none|required` as query parameters, by the names other clients use.
 """
 
+import re
 import ssl
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -21,6 +22,8 @@ from gateway.secret import Secret
 
 Mode = Literal["single", "cluster", "sentinel"]
 
+#: Where the path, the query or the fragment begins.
+_BEHIND_AUTHORITY = re.compile(r"(?=[/?#])")
 _PORT = 6379
 _SENTINEL_PORT = 26379
 _PARAMETERS = frozenset({
@@ -66,11 +69,14 @@ def parse(url: str) -> Target:
     Raises:
         ConfigError: naming what is wrong with it, without the password.
     """
-    split = urlsplit(url)
+    # Several hosts are no URL to the standard library, which refuses brackets behind the first of them.
+    scheme, _, rest = url.partition("://")
+    authority = _BEHIND_AUTHORITY.split(rest, maxsplit=1)[0]
+    split = urlsplit(f"{scheme}://{rest[len(authority) :]}")
     parameters = dict(parse_qsl(split.query, keep_blank_values=True))
     if unknown := sorted(parameters.keys() - _PARAMETERS):
         raise ConfigError(f"The Redis URL has an unknown parameter {unknown[0]!r}; known are {sorted(_PARAMETERS)}.")
-    userinfo, _, hosts = split.netloc.rpartition("@")
+    userinfo, _, hosts = authority.rpartition("@")
     username, _, password = userinfo.partition(":")
     login = Login(unquote(username), Secret(unquote(password)) if password else None)
     scheme, _, variant = split.scheme.partition("+")
@@ -114,11 +120,11 @@ def parse(url: str) -> Target:
 
 
 def _address(text: str, port: int) -> Address:
-    split = urlsplit(f"//{text}")
     try:
+        split = urlsplit(f"//{text}")
         return Address(split.hostname or "127.0.0.1", split.port or port)
     except ValueError:
-        raise ConfigError(f"The Redis URL has a port that is not one: {text!r}.") from None
+        raise ConfigError(f"The Redis URL has a host or a port that is not one: {text!r}.") from None
 
 
 def _database(text: str) -> int:
