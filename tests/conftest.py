@@ -1,8 +1,11 @@
 """Fixtures that any test may ask for. The stores are real; they start with the first test that needs one."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, settings
 
 from tests.stores import TestStores
@@ -15,6 +18,18 @@ settings.load_profile("house")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--worlds", type=int, default=300, help="how many worlds to simulate")
     parser.addoption("--first-world", type=int, default=0, help="the seed of the first world")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def authorities() -> Iterator[None]:
+    """One authority for all that runs here, which signed nothing: no test may trust the world's, and to read all of
+    those costs each gateway and each client 20 ms.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile(prefix="gw-authority-") as file:
+        trustme.CA().cert_pem.write_to_path(file.name)
+        patch.setenv("SSL_CERT_FILE", file.name)
+        patch.setenv("SSL_CERT_DIR", os.devnull)
+        yield
 
 
 @pytest.fixture(scope="session")
