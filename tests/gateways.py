@@ -256,6 +256,8 @@ class RunningGateway:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            # As in production. uvicorn's own 5 s are short enough for a busy machine to close what a client takes up again.
+            timeout_keep_alive=int(self.settings.server.keep_alive_s),
         )
         self.server = _Uvicorn(config)
         self.port = await self.server.start()

@@ -280,6 +280,8 @@ def test_doctor_reports_a_bad_configuration(run):
 def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path, environ):
     # A pipe nobody writes to, as a secret's file: the command waits in it until it is interrupted.
     os.mkfifo(tmp_path / "pipe")
+    # What a shell runs in the background ignores Ctrl-C, and so would all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-m", "gateway", "check"],
         cwd=tmp_path,
@@ -289,6 +291,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path, environ):
     ) as command:
         # Opening the other end succeeds once the command has opened its own.
         writer = os.open(tmp_path / "pipe", os.O_WRONLY)
+        signal.signal(signal.SIGINT, before)
         command.send_signal(signal.SIGINT)
         _, said = command.communicate(timeout=TIMEOUT_S)
         os.close(writer)
