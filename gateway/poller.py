@@ -5,13 +5,15 @@ Rules:
   each makes the next one later, up to a bound.
 - What the provider says is charged by `kernel/charging.py`, once. An answer that can't be had is no news: the next
   turn will tell.
-- A provider that does not sum up what a batch used is read line by line.
-- What a provider denies to know, several times, and what is not done for a month, is given up and logged: its cost
-  will never be known.
+- A provider that does not sum up what a batch used is read line by line. Answers that can't be read are no reason to
+  give them away: they are read at the next turn.
+- What a provider denies to know, several times in a row, and what is not done for a month, is given up and logged:
+  its cost will never be known.
 """
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,7 +26,7 @@ from gateway.registry import Provider
 from gateway.settings import Batches
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.objects import Document, read_document
+from gateway.wire.objects import BatchOutput, Document, read_document
 from gateway.wire.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,15 @@ IDLE_S: Final = 5.0
 #: After a failure of a store, doubled for each that follows.
 FAILED_S_MAX: Final = 30.0
 PURGE_EVERY_S: Final = 600.0
-#: A provider that denies an object, or says nothing of its usage, so often is believed.
+#: A provider that denies an object, or says nothing of its usage, so often in a row is believed.
 DENIALS_MAX: Final = 3
+#: Objects whose denials are counted at a time; whatever was forgotten is counted anew.
+DENIED_MAX: Final = 10_000
 GIVE_UP_S: Final = 30 * 86400.0
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 _BYTES_PER_TOKEN: Final = 4
+#: The provider knows no such thing.
+_GONE: Final = frozenset({404, 410})
 
 _PATHS: Final = {"batch": b"/batches/", "response": b"/responses/"}
 
@@ -66,6 +72,8 @@ class Poller:
         self._settings = settings
         self._permits = asyncio.Semaphore(AT_ONCE_MAX)
         self._purge_at_s = 0.0
+        #: By object, how often in a row this process was denied it, least recently first.
+        self._denials: OrderedDict[str, int] = OrderedDict()
 
     async def poll_forever(self) -> None:
         failed_s = 0.0
@@ -119,13 +127,15 @@ class Poller:
             body = await response.read(ANSWER_BYTES_MAX)
         finally:
             response.close()
-        if status in (404, 410) and due.polls >= DENIALS_MAX:
-            await self._charging.give_up(due.id)
+        if status in _GONE:
+            if self._is_denied(due):
+                await self._charging.give_up(due.id)
             return
         document = read_document(body) if status == 200 else None
         if document is None or document.id != due.id:
             log.info("%s %s: its provider answered %d", due.kind, due.id, status)
         elif not document.ended:
+            self._denials.pop(due.id, None)
             await self._charging.extend(due)
         else:
             await self._end(due, document, body)
@@ -133,32 +143,49 @@ class Poller:
     async def _end(self, due: Due, document: Document, body: bytes) -> None:
         usage = document.counted()
         if usage is None and document.output_file_id:
-            usage = await self._sum_up(due, document.output_file_id)
+            lines = await self._read_lines(due, document.output_file_id)
+            if lines is None:
+                return
+            usage = lines.usage()
         if usage is None and document.status in ("completed", "incomplete"):
-            if due.polls < DENIALS_MAX:
+            if not self._is_denied(due):
                 # Some fill in the numbers after the status.
                 return
             if due.kind == "response":
                 usage = Usage(output_tokens=len(body) // _BYTES_PER_TOKEN, source="estimated")
         await self._charging.end(due.id, usage)
 
-    async def _sum_up(self, due: Due, file_id: str) -> Usage | None:
-        """What the answers of a batch report, one by one."""
+    def _is_denied(self, due: Due) -> bool:
+        """Count a denial; whether there were so many in a row that it is to be believed."""
+        count = self._denials.pop(due.id, 0) + 1
+        if count >= DENIALS_MAX:
+            return True
+        self._denials[due.id] = count
+        if len(self._denials) > DENIED_MAX:
+            self._denials.popitem(last=False)
+        return False
+
+    async def _read_lines(self, due: Due, file_id: str) -> BatchOutput | None:
+        """What the answers of a batch report, one by one; None where they can't be read, now or ever."""
         response = await self._send(due, b"/files/" + file_id.encode() + b"/content")
         if response is None:
             return None
         try:
-            if response.head.status != 200:
+            status = response.head.status
+            if status != 200:
+                log.info("%s %s: its answers can't be read, its provider answers %d", due.kind, due.id, status)
+                if status in _GONE and self._is_denied(due):
+                    await self._charging.give_up(due.id)
                 return None
             lines = await read_output(response)
         except BadRequest as error:
             log.warning("%s %s: its output can't be read: %s", due.kind, due.id, error.message)
-            return None
+            return BatchOutput()
         finally:
             response.close()
         if lines.silent:
             log.warning("%s %s: %d of its answers report no usage", due.kind, due.id, lines.silent)
-        return lines.usage()
+        return lines
 
     async def _send(self, due: Due, path: bytes) -> UpstreamResponse | None:
         """Ask where the object lives; None where that is not configured any more."""

@@ -32,6 +32,8 @@ class Keeper:
         #: (method, path, authorization) of each request.
         self.asked: list[tuple[str, str, str]] = []
         self.requests: list[ReceivedRequest] = []
+        #: Ids that it fails to tell anything of, and with which status.
+        self.failing: dict[str, int] = {}
         self._numbers = itertools.count(1)
         #: Set to let a stream of a response go on after its first event.
         self.go_on = asyncio.Event()
@@ -78,6 +80,8 @@ class Keeper:
             yield from self._respond(msgspec.json.decode(request.body))
         elif not rest:
             yield _json(self._collection(method, kind, request))
+        elif rest[0] in self.failing:
+            yield _json({"error": {"message": "Not now", "type": "server_error"}}, status=self.failing[rest[0]])
         elif rest[0] not in self.objects:
             yield _json({"error": {"message": "No such object", "type": "invalid_request_error"}}, status=404)
         elif rest[1:] == ["parts"]:

@@ -126,6 +126,74 @@ async def test_a_batch_that_its_provider_denies_is_given_up(town, polling, caplo
     assert "will never be known" in caplog.text
 
 
+async def test_a_provider_that_denies_a_batch_once_is_not_believed(town, polling):
+    """However often it was asked before."""
+    client = await town.open()
+    batch = await batch_of(client)
+    for _ in range(DENIALS_MAX + 1):
+        await polling.poll()
+
+    town.keeper.failing[batch.id] = 404
+    await polling.poll()
+    del town.keeper.failing[batch.id]
+    town.keeper.finish(batch.id, usage=USAGE)
+    await polling.poll()
+
+    assert await polling.state(batch.id) == "settled"
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+async def test_numbers_that_come_later_than_the_status_are_waited_for(town, polling):
+    """However often it was asked before."""
+    client = await town.open()
+    batch = await batch_of(client)
+    for _ in range(DENIALS_MAX + 1):
+        await polling.poll()
+
+    town.keeper.finish(batch.id)
+    await polling.poll()
+    early = await polling.state(batch.id)
+    town.keeper.objects[batch.id]["usage"] = USAGE
+    await polling.poll()
+
+    assert early == "pending"
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+@pytest.mark.parametrize("status", ["completed", "cancelled", "expired", "failed"])
+async def test_answers_that_can_not_be_read_now_are_not_given_away(town, polling, status):
+    client = await town.open()
+    batch = await batch_of(client, LINE * 3)
+    town.keeper.finish(batch.id)
+    output_id = town.keeper.objects[batch.id]["output_file_id"]
+    town.keeper.objects[batch.id]["status"] = status
+    town.keeper.contents[output_id] = OUTPUT
+    town.keeper.failing[output_id] = 503
+
+    for _ in range(DENIALS_MAX + 1):
+        await polling.poll()
+    early = await polling.state(batch.id)
+    del town.keeper.failing[output_id]
+    await polling.poll()
+
+    assert early == "pending"
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+async def test_a_batch_whose_answers_are_gone_is_given_up(town, polling, caplog):
+    client = await town.open()
+    batch = await batch_of(client)
+    town.keeper.finish(batch.id)
+    del town.keeper.objects[town.keeper.objects[batch.id]["output_file_id"]]
+
+    for _ in range(DENIALS_MAX):
+        await polling.poll()
+
+    assert await polling.state(batch.id) == "lost"
+    assert await town.held(town.accounts[0]) == 0
+    assert "will never be known" in caplog.text
+
+
 async def test_a_response_in_the_background_that_nobody_asks_for_is_charged(town, polling):
     client = await town.open()
     ordered = await client.responses.create(model="m", input="long", background=True)
