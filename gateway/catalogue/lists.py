@@ -34,6 +34,18 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     price: Price | None = None
 
 
+class ListState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of asking a provider."""
+
+    provider: str
+    model_count: int
+    #: Unix time of its last answer; None where it gave none.
+    listed_s: float | None
+    #: In a row, since then, and what the last one was.
+    failures: int
+    error: str
+
+
 _NOTHING: Final = Facts()
 #: Of a list that is taken apart, as many before others get a turn.
 _MODELS_AT_ONCE: Final = 250
@@ -143,6 +155,20 @@ class ListStore:
     async def digests(self) -> dict[str, bytes]:
         """Of every list there is."""
         return {row["provider"]: row["digest"] for row in await self._database.fetch(_queries["read_digests"])}
+
+    async def states(self) -> tuple[ListState, ...]:
+        """Of every provider that can be asked."""
+        rows = await self._database.fetch(_queries["read_states"])
+        return tuple(
+            ListState(
+                provider=row["provider"],
+                model_count=row["model_count"] or 0,
+                listed_s=row["listed_s"],
+                failures=row["failures"],
+                error=row["error"],
+            )
+            for row in rows
+        )
 
     async def read(self, provider: str) -> tuple[ListedModel, ...]:
         data = await self._database.fetch_value(_queries["read_list"], provider)

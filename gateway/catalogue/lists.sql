@@ -35,5 +35,9 @@ select provider, facts from model_lists where facts is not null order by provide
 -- read_digests: what there is, to find out what changed
 select provider, digest from model_lists where models is not null order by provider;
 
+-- read_states: for people, what became of asking
+select provider, model_count, extract(epoch from listed_at)::float8 as listed_s, failures, error
+from model_lists order by provider;
+
 -- read_list: all that one said
 select models from model_lists where provider = $1;

@@ -259,7 +259,8 @@ def _models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", sha
         "models",
         "list the models that can be called, and what they cost",
         "List the models that the configured providers offer, with what callers pay for a million tokens of input "
-        "and output, markup included. With --check, name the models that nobody knows a price of, which can't be "
+        "and output, markup included. What providers list themselves and administrators have set counts where a "
+        "gateway has stored it. With --check, name the models that nobody knows a price of, which can't be "
         "called, and the prices that are refused because they can't be meant; exit status 1 if there are any of the "
         "latter.",
     )

@@ -4,8 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from gateway.catalogue.overrides import pricer_with
 from gateway.catalogue.prices import Catalogue
 from gateway.catalogue.rows import Pricer
+from gateway.cli.listed import Listed
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import Loaded
@@ -72,9 +74,9 @@ def body_use(each: Plugged) -> str:
     return "rewritten" if each.rewrites_body else "read" if each.reads_body else ""
 
 
-def load_prices(loaded: Loaded, *, keep: bool = False) -> Pricer:
+def load_prices(loaded: Loaded, *, keep: bool = False, listed: Listed | None = None) -> Pricer:
     """The prices of the configuration. The catalogue they are over is kept where there is a data directory; with
-    `keep` one is made.
+    `keep` one is made. With `listed`, what the database has is laid over both.
 
     Raises:
         ConfigError: with file and line where a setting is to blame.
@@ -83,7 +85,9 @@ def load_prices(loaded: Loaded, *, keep: bool = False) -> Pricer:
     try:
         data_dir = Path(settings.server.data_dir)
         catalogue = Catalogue.open(data_dir, keep=keep or data_dir.is_dir())
-        return Pricer(settings, catalogue)
+        if listed is None:
+            return Pricer(settings, catalogue)
+        return pricer_with(settings, catalogue, listed.overrides, listed.lists)
     except ConfigError as error:
         raise ConfigError(loaded.explain(error), param=error.param, detail=error.detail) from error
 
