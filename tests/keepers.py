@@ -32,6 +32,8 @@ class Keeper:
         #: (method, path, authorization) of each request.
         self.asked: list[tuple[str, str, str]] = []
         self.requests: list[ReceivedRequest] = []
+        #: What it says in the stream of a response before it waits.
+        self.words: list[str] = []
         #: Ids that it fails to tell anything of, and with which status.
         self.failing: dict[str, int] = {}
         self._numbers = itertools.count(1)
@@ -84,6 +86,8 @@ class Keeper:
             yield _json({"error": {"message": "Not now", "type": "server_error"}}, status=self.failing[rest[0]])
         elif rest[0] not in self.objects:
             yield _json({"error": {"message": "No such object", "type": "invalid_request_error"}}, status=404)
+        elif kind == "responses" and b"stream=true" in request.target:
+            yield from self._stream(self.objects[rest[0]])
         elif rest[1:] == ["parts"]:
             yield _json(self._take_part(rest[0], request.body))
         elif rest[1:] == ["complete"]:
@@ -168,10 +172,15 @@ class Keeper:
         if not body.get("stream"):
             yield _json(made)
             return
+        yield from self._stream(made)
+
+    def _stream(self, made: dict[str, Any]) -> Iterator[bytes | None]:
         created = {"type": "response.created", "sequence_number": 0, "response": made | {"status": "in_progress"}}
         done = {"type": "response.completed", "sequence_number": 1, "response": made | {"status": "completed"}}
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         yield head + _chunk(_event(created))
+        for word in self.words:
+            yield _chunk(_event({"type": "response.output_text.delta", "sequence_number": 1, "delta": word}))
         yield None
         yield _chunk(_event(done)) + b"0\r\n\r\n"
 

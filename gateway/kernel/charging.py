@@ -8,6 +8,8 @@ Rules:
   that it was made repeats the charge, to no effect.
 - The hold's lease is long, and extended whenever the provider was asked. A hold that is gone is no charge that is
   lost: what was done is charged all the same.
+- Where nothing is reported in the end, what the caller got already is charged: who reads an answer to its last word
+  and then cancels it has had it all the same.
 - A batch is priced as a batch: at its own price where one is known, else at the plain one times a setting. Its tokens
   come as one sum, so prices that rise with the length of a request are not applied to them.
 """
@@ -25,7 +27,7 @@ from gateway.kernel.objects import Deferred, Due
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.record import UsageRecord, encode_record
 from gateway.kernel.verbs import Ended, Renewal, Scopes, Verbs
-from gateway.wire.objects import BatchOutput
+from gateway.wire.objects import CANCELLED, BatchOutput, Document
 from gateway.wire.usage import Usage, is_believable
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 LEASE_MS: Final = 26 * 3600 * 1000
 #: The service tier that batches are priced as.
 BATCH: Final = "batch"
+#: Streams of what was cancelled end, and it is written down how far they came, before it is charged.
+CANCELLED_S: Final = 3.0
 #: As many of the largest requests are believed to be in a batch.
 _BATCH_REQUESTS: Final = 100
 
@@ -72,10 +76,28 @@ class Charging:
 
         return await self.deferred.end(object_id, settle)
 
+    async def end_reported(self, object_id: str, document: Document) -> bool:
+        """The same by what its provider says of an object that has ended; False where that is left to the poller,
+        because the report lacks the numbers, or because callers may still be reading: of what was cancelled there is
+        no other measure than what they got.
+
+        Raises:
+            StoreUnavailable: it may be done or not; it is still due.
+        """
+        usage = document.counted()
+        if usage is None and not (document.object == "response" and document.status == "failed"):
+            if document.status in CANCELLED:
+                await self.deferred.hasten(object_id, soon_s=CANCELLED_S)
+            return False
+        await self.end(object_id, usage)
+        return True
+
     async def give_up(self, object_id: str) -> None:
         """Nobody will ever know what was used: the object is gone."""
 
         async def void(due: Due) -> str:
+            if due.delivered_output_tokens:
+                return await self._settle(due, None)
             await self._ledger.void(due.charge_id, self._scopes(due), record=b"")
             return "lost"
 
@@ -95,6 +117,10 @@ class Charging:
 
     async def _settle(self, due: Due, usage: Usage | None) -> str:
         scopes = self._scopes(due)
+        if usage is None and due.delivered_output_tokens:
+            usage = Usage(
+                input_tokens=due.delivered_input_tokens, output_tokens=due.delivered_output_tokens, source="partial"
+            )
         offer = self._offers().served(due.provider, due.upstream_model)
         cost = 0
         if usage is not None:

@@ -88,6 +88,9 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     hold_nanos: int
     created_s: float
     polls: int
+    #: What of it the caller got already, by count or by estimate.
+    delivered_input_tokens: int = 0
+    delivered_output_tokens: int = 0
 
 
 class Commands(Protocol):
@@ -112,6 +115,8 @@ class Objects:
         #: When each was found to be nobody's, on the monotonic clock.
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._notes: list[dict[str, object]] = []
+        #: By object, the tokens in and out that callers got of it before it is charged.
+        self._delivered: dict[str, tuple[int, int]] = {}
         self._noted = asyncio.Event()
         #: Notes that PostgreSQL never heard of.
         self.lost = 0
@@ -198,6 +203,17 @@ class Objects:
         self._notes.append(_row(owned, None, charge))
         self._noted.set()
 
+    def note_delivered(self, object_id: str, *, input_tokens: int, output_tokens: int) -> None:
+        """So much of what is still to be charged is with the caller: charged at the least, if no more is ever known.
+        Without waiting; of two notes the larger counts.
+        """
+        if len(self._delivered) >= NOTES_MAX:
+            self.lost += 1
+            return
+        before = self._delivered.get(object_id, (0, 0))
+        self._delivered[object_id] = (max(before[0], input_tokens), max(before[1], output_tokens))
+        self._noted.set()
+
     async def describe(self, owned: Owned, document: bytes) -> None:
         """Keep what the provider says of an object now."""
         if len(document) <= DOCUMENT_BYTES_MAX and b"\\u0000" not in document:
@@ -243,7 +259,20 @@ class Objects:
                 self.lost += len(batch)
                 log.error("%d objects can't be written down: %s", len(batch), error)  # noqa: TRY400  the text says it
             del self._notes[: len(batch)]
-        self._noted.clear()
+        # After the notes: what was delivered may be of an object that was noted just now.
+        while self._delivered:
+            told = list(self._delivered.items())[:BATCH_MAX]
+            await self._database.execute(
+                queries["delivered"],
+                [object_id for object_id, _ in told],
+                [tokens[0] for _, tokens in told],
+                [tokens[1] for _, tokens in told],
+            )
+            for object_id, tokens in told:
+                if self._delivered[object_id] == tokens:
+                    del self._delivered[object_id]
+        if not self._notes:
+            self._noted.clear()
 
     async def close(self) -> None:
         """Write what is left, if PostgreSQL takes it."""
@@ -338,6 +367,10 @@ class Deferred:
                 state = await settle(due)
                 await session.execute(queries["end_charge"], object_id, state)
         return due
+
+    async def hasten(self, object_id: str, *, soon_s: float) -> None:
+        """Have its provider asked in `soon_s`, whenever it would have been."""
+        await self._database.execute(queries["hasten_charge"], object_id, soon_s)
 
     async def find_batch(self, account_id: int, file_id: str) -> str | None:
         """The batch whose answers are in a file, while it is still to be charged."""

@@ -69,8 +69,15 @@ limit $5;
 
 -- lock_charge: what is still to be charged for an object, until this transaction ends
 select id, kind, account_id, key_id, provider, fingerprint, charge_id::text, model, upstream_model, hold_nanos,
-    extract(epoch from created_at)::float8 as created_s, polls
+    extract(epoch from created_at)::float8 as created_s, polls, delivered_input_tokens, delivered_output_tokens
 from objects where id = $1 and charge_state = 'pending' for no key update;
+
+-- delivered: what callers got of objects that are still to be charged
+update objects o
+set delivered_input_tokens = greatest(o.delivered_input_tokens, d.input_tokens),
+    delivered_output_tokens = greatest(o.delivered_output_tokens, d.output_tokens)
+from unnest($1::text[], $2::bigint[], $3::bigint[]) as d (id, input_tokens, output_tokens)
+where o.id = d.id and o.charge_state = 'pending';
 
 -- uncharged_batch: of an account, the one whose answers are in this file, while it is still to be charged
 select id from objects
@@ -80,6 +87,10 @@ limit 1;
 
 -- end_charge: it is charged, or will never be
 update objects set charge_state = $2, poll_at = null where id = $1;
+
+-- hasten_charge: ask for it soon, in so many seconds at the most
+update objects set poll_at = least(poll_at, now() + make_interval(secs => $2::float8))
+where id = $1 and charge_state = 'pending';
 
 -- claim_charges: what is to be asked for now; asked again later each time, up to $3 seconds
 update objects o
@@ -91,7 +102,8 @@ from (
 ) due
 where o.id = due.id
 returning o.id, o.kind, o.account_id, o.key_id, o.provider, o.fingerprint, o.charge_id::text, o.model,
-    o.upstream_model, o.hold_nanos, extract(epoch from o.created_at)::float8 as created_s, o.polls;
+    o.upstream_model, o.hold_nanos, extract(epoch from o.created_at)::float8 as created_s, o.polls,
+    o.delivered_input_tokens, o.delivered_output_tokens;
 
 -- purge: what has expired, and what was deleted a day ago
 delete from objects where id in (

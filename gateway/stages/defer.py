@@ -68,7 +68,8 @@ async def _delete(x: Exchange, deps: Deps, call_next: Handler) -> None:
     if document is not None:
         if not document.ended:
             raise StillRunning
-        await deps.charging.end(x.owned.id, document.counted())
+        if not await deps.charging.end_reported(x.owned.id, document):
+            raise StillRunning("It has ended, and is not charged yet; delete it a little later.")
         deps.objects.settled(x.owned)
     await call_next(x)
 
@@ -158,10 +159,19 @@ async def _read_lines(x: Exchange, deps: Deps, file_id: str) -> BatchInput:
 
 
 async def _describe(x: Exchange, deps: Deps, path: bytes) -> Document | None:
-    """What the provider says of an object now; None where it says nothing."""
+    """What the provider says of an object now; None where it knows of none.
+
+    Raises:
+        StillRunning: it does not say.
+    """
     response = await _get(x, deps, path)
     try:
-        return read_document(await response.read(ANSWER_BYTES_MAX)) if response.head.status == 200 else None
+        if response.head.status in (404, 410):
+            return None
+        document = read_document(await response.read(ANSWER_BYTES_MAX)) if response.head.status == 200 else None
+        if document is None:
+            raise StillRunning("Its provider does not say whether it is done; delete it a little later.")
+        return document
     finally:
         response.close()
 

@@ -78,11 +78,9 @@ async def _remember(x: Exchange, deps: Deps, document: Document, body: bytes) ->
 async def _charge(x: Exchange, deps: Deps, document: Document) -> None:
     """End the charge of what is done, if its report says all that is needed; else that is the poller's."""
     assert x.owned is not None
-    usage = document.counted()
-    if usage is None and not (document.object == "response" and document.status in ("failed", "cancelled")):
-        return
     try:
-        await deps.charging.end(x.owned.id, usage)
+        if not await deps.charging.end_reported(x.owned.id, document):
+            return
     except StoreUnavailable:
         # It stays due, and the caller need not wait for it.
         return

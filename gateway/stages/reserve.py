@@ -14,6 +14,7 @@ Rules:
 import logging
 import math
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -33,6 +34,9 @@ from gateway.wire.units import complete, estimate, units_of
 from gateway.wire.usage import Usage, is_believable
 
 log = logging.getLogger(__name__)
+
+#: Of a stream of responses: each token is an event of about this size.
+_EVENT_BYTES_PER_TOKEN: Final = 256
 
 
 async def reserve(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
@@ -124,8 +128,11 @@ class _Settlement:
 
     def progress(self) -> tuple[Nanos, int, UsageRecord] | None:
         """What would be charged if nothing more were heard of this request; None while nothing was delivered."""
+        if self._reads_on():
+            self._note_delivered()
         if self._goes_on():
             # Charged when the provider is done with it, whatever becomes of this process.
+            self._note_delivered()
             return None
         usage = self._used()
         if usage is None:
@@ -140,12 +147,34 @@ class _Settlement:
             return False
         return x.tap is None or x.tap.usage() is None
 
+    def _reads_on(self) -> bool:
+        """Whether this is another stream of an answer in the background that is not charged yet."""
+        x = self._x
+        return x.operation is not None and x.streaming and x.owned is not None and x.owned.pending
+
     def _deferred(self) -> bool:
         """Leave the hold as it is, where the charge comes later."""
+        if self._reads_on():
+            self._note_delivered()
         if not self._x.deferred and not self._goes_on():
             return False
+        self._note_delivered()
         self._deps.holds.leave(self.hold, lease_ms=LEASE_MS)
         return True
+
+    def _note_delivered(self) -> None:
+        """What of it has gone out: the least that is to be charged, whatever becomes of the rest."""
+        x = self._x
+        if x.owned is None or x.tap is None or not x.committed:
+            return
+        if x.operation is None:
+            delivered = x.tap.delivered()
+            input_tokens, output_tokens = delivered.input_tokens or x.input_tokens, delivered.output_tokens
+        else:
+            # Nobody looks into what is read again.
+            input_tokens, output_tokens = 0, x.bytes_out // _EVENT_BYTES_PER_TOKEN
+        if output_tokens:
+            self._deps.objects.note_delivered(x.owned.id, input_tokens=input_tokens, output_tokens=output_tokens)
 
     def _close(self, attempt: str) -> Nanos:
         """`attempt` is the outcome of the one that still runs, if one does."""

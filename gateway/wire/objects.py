@@ -229,6 +229,8 @@ _EMPTY: Final = msgspec.Raw(b"")
 #: Of batches and responses: nothing more will happen.
 ENDED: Final = frozenset({"completed", "failed", "cancelled", "canceled", "expired", "incomplete"})
 
+CANCELLED: Final = frozenset({"cancelled", "canceled"})
+
 
 class Document(msgspec.Struct, frozen=True):
     """The members of a description that the gateway acts on."""

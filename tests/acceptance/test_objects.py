@@ -7,18 +7,21 @@ import openai
 import pytest
 
 from gateway import __version__
+from gateway.app import poller_of
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
-from gateway.infra.metrics import Registry
+from gateway.infra.metrics import Registry as Metrics
 from gateway.infra.postgres import Database
 from gateway.infra.redis import Redis
 from gateway.kernel.journal import credit
 from gateway.kernel.key_store import create_key
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.settler import Settler
+from gateway.registry import Registry
 from gateway.secret import Secret
-from gateway.settings import Model, Objects, Provider, Settings
+from gateway.settings import Model, Objects, Provider, Settings, Upstream
 from gateway.telemetry import Telemetry
+from gateway.upstream.client import UpstreamClient
 from tests.gateways import PATIENCE_S, PEPPER, PROVIDER_KEY, RunningGateway
 from tests.keepers import Keeper
 from tests.upstreams import ScriptedUpstream
@@ -49,7 +52,7 @@ class Town:
         self.database = database
         self.redis = redis
         self.ledger = Ledger(redis)
-        telemetry = Telemetry(Registry(incarnation="test"), version=__version__)
+        telemetry = Telemetry(Metrics(incarnation="test"), version=__version__)
         self.settler = Settler(database, redis, clock=SystemClock(), telemetry=telemetry)
         self.accounts: list[int] = []
 
@@ -78,6 +81,14 @@ class Town:
         """Wait until PostgreSQL has heard of an object."""
         async with asyncio.timeout(PATIENCE_S):
             while not await self.database.fetch_value("select exists (select from objects where id = $1)", object_id):  # noqa: ASYNC110  written by another process
+                await asyncio.sleep(0.02)
+
+    async def delivered(self, object_id: str) -> None:
+        """Wait until PostgreSQL has heard of what was delivered of an object."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self.database.fetch_value(  # noqa: ASYNC110  written by another process
+                "select delivered_output_tokens > 0 from objects where id = $1", object_id
+            ):
                 await asyncio.sleep(0.02)
 
     async def held(self, account: int) -> int:
@@ -571,6 +582,43 @@ async def test_a_stream_in_the_background_that_its_caller_leaves_is_charged_late
 
     assert before == []
     assert await town.spent(town.accounts[0]) == [1000 * 1000 + 500 * 2000]
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_read_of_an_answer_in_the_background_is_charged_though_it_is_cancelled(town, again):
+    """Read to the last word but one, and cancelled then: its provider reports no usage."""
+    client = await town.open()
+    town.keeper.words = ["word "] * 200
+    town.keeper.go_on.clear()
+
+    if again:
+        ordered = await client.responses.create(model="m", input="long", background=True)
+        stream = await client.responses.retrieve(ordered.id, stream=True)
+    else:
+        stream = await client.responses.create(model="m", input="long", background=True, stream=True)
+    events = aiter(stream)
+    created = await anext(events)
+    heard = [await anext(events) for _ in town.keeper.words]
+    # The stream stays open meanwhile.
+    cancelled = await client.responses.cancel(created.response.id)
+    early = await refused(client.with_options(max_retries=0).responses.delete(created.response.id))
+    await stream.close()
+    await town.delivered(created.response.id)
+    client_http = UpstreamClient(Upstream())
+    await town.database.execute("update objects set poll_at = now() where charge_state = 'pending'")
+    poller = poller_of(
+        town.gateway.settings, Registry.load(town.gateway.settings), client_http, town.database, town.redis
+    )
+    await poller.poll_once()
+    await client_http.close()
+
+    spent = await town.spent(town.accounts[0])
+    assert len(heard) == 200
+    assert cancelled.status == "cancelled"
+    assert early.status_code == 409
+    assert len(spent) == 1
+    assert 50 * 2000 <= spent[0] <= 600 * 2000
+    assert await town.held(town.accounts[0]) == 0
 
 
 async def test_a_response_in_the_background_that_failed_costs_nothing(town):

@@ -11,6 +11,7 @@ import pytest
 from gateway.api import ResponseHead
 from gateway.errors import StoreUnavailable, UpstreamMalformed
 from gateway.exchange import Exchange, Headers
+from gateway.kernel.charging import Charging
 from gateway.kernel.objects import Charge, Owned
 from gateway.settings import Batches, Objects, Settings
 from gateway.stages.keep import keep
@@ -91,9 +92,20 @@ class _Objects:
         self.ended.append(owned.id)
 
 
-class _Charging:
+class _Deferred:
+    def __init__(self) -> None:
+        self.hastened: list[str] = []
+
+    async def hasten(self, object_id: str, *, soon_s: float) -> None:
+        self.hastened.append(object_id)
+
+
+class _Charging(Charging):
+    """What ends it is the real one's to decide."""
+
     def __init__(self, *, away: bool = False) -> None:
         self.charged: list[tuple[str, Usage | None]] = []
+        self.deferred = _Deferred()
         self._away = away
 
     async def end(self, object_id: str, usage: Usage | None) -> None:
@@ -258,7 +270,7 @@ async def test_a_batch_that_does_not_say_what_it_used_is_the_pollers(members) ->
     ("status", "usage", "charged"),
     [
         ("failed", None, None),
-        ("cancelled", None, None),
+        ("cancelled", USAGE, COUNTED),
         ("completed", USAGE, COUNTED),
         ("incomplete", USAGE, COUNTED),
     ],
@@ -271,6 +283,17 @@ async def test_a_response_that_ended_is_charged_for_what_it_used(status, usage, 
     assert answered.charging.charged == [("resp_1", charged)]
     assert answered.objects.ended == ["resp_1"]
     assert answered.objects.documents == {}, "what was said in it is not kept here"
+
+
+async def test_a_response_that_was_cancelled_is_charged_when_it_is_known_how_much_was_read() -> None:
+    response = owned_of("resp_1", "response", pending=True)
+    document = {"id": "resp_1", "object": "response", "status": "cancelled", "usage": None}
+    answered = await Answered(document, Operation("response", "change"), owned=response).run()
+
+    assert answered.charging.charged == []
+    assert answered.charging.deferred.hastened == ["resp_1"]
+    assert answered.objects.ended == []
+    assert answered.caller.status == 200
 
 
 async def test_what_can_not_be_charged_now_stays_due_and_is_shown_all_the_same() -> None:
