@@ -13,6 +13,8 @@ Rules:
   drained, and is told once when the caller is gone.
 - Header values come from our own HTTP parser or from this program, so they hold no line ends; `start` does not
   check them again.
+- A connection that ends while its caller may still be sending is ended on our side only and read on for a while:
+  to close it at once would reset it, and take the answer away from a caller, or a proxy, who has not read it yet.
 - Requests that came behind others wait, and while one waits nothing more is read: a caller who sends faster than it
   is answered is slowed down, and does not fill the memory.
 - What is no request is refused behind the answers that are under way, never among their bytes: a caller would take
@@ -115,6 +117,8 @@ class DirectCycle(RequestResponseCycle):
     response_complete = False
     chunked_encoding: bool | None = None
     expected_content_length = 0
+    #: The answer says how long it is, or says it in chunks.
+    sized = True
 
     listener: Listener | None = None
     #: Begun, and not written yet.
@@ -145,9 +149,37 @@ class DirectCycle(RequestResponseCycle):
         if self.waiting_for_100_continue:
             # Nobody can tell whether the body that was not asked for still comes: what follows could be either.
             self.keep_alive = False
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if self.scope["http_version"] == "1.0":
+            self._unchunk(message)
+        # uvicorn closes behind the last bytes of the last answer, whatever is still to come of its request.
+        lingers = last and self.more_body and not self.keep_alive
+        if lingers:
+            self.keep_alive = True
         await super().send(message)
+        if lingers:
+            self.keep_alive = False
+            self.part()
         if self.response_complete:
             self.wake()
+
+    def _unchunk(self, message: Any) -> None:  # Any: uvicorn's own ASGI type
+        """Where an HTTP/1.0 caller would get chunks from uvicorn, let it get the end of the connection."""
+        if message["type"] == "http.response.start":
+            if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
+                self.chunked_encoding = False
+                self.sized = False
+        elif not self.sized:
+            # What uvicorn compares with.
+            self.expected_content_length = len(message.get("body", b""))
+
+    def part(self) -> None:
+        """End the connection behind its last answer."""
+        protocol = self.transport.get_protocol() if self.more_body else None
+        if isinstance(protocol, DirectProtocol):
+            protocol.linger()
+        else:
+            self.transport.close()
 
     async def receive(self) -> Any:  # Any: uvicorn's own ASGI type
         if self.waiting_for_100_continue and not self.transport.is_closing():
@@ -264,7 +296,7 @@ class DirectCycle(RequestResponseCycle):
             if self._last:
                 self.transport.write(self._last)
             if not self.keep_alive:
-                self.transport.close()
+                self.part()
         self._last = b""
         on_response()
 
@@ -307,6 +339,8 @@ class DirectProtocol(HttpToolsProtocol):
         self._in_head = False
         #: Nothing is read any more: the connection ends with the answers under way.
         self._refused = False
+        #: Our side has ended, and the rest is only read.
+        self._lingering = False
         #: `Host` headers in the head under way.
         self._hosts = 0
         #: It names a transfer coding that is not undone here: the body would not be what it says it is.
@@ -330,6 +364,21 @@ class DirectProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._tell_gone()
+
+    def linger(self) -> None:
+        """End our side, and read on, without looking at it, until the other one ends or the sweep finds this idle."""
+        if self.transport.is_closing() or self._lingering:
+            return
+        self._refused = self._lingering = True
+        self.idle_since_s = self.loop.time()
+        self.transport.write_eof()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        """Nothing that is under way here has a caller any more."""
         cycles = {cycle for cycle, _ in self.pipeline} | {self.cycle, self._answering}
         for cycle in cycles:
             if not isinstance(cycle, DirectCycle):
@@ -435,12 +484,19 @@ class DirectProtocol(HttpToolsProtocol):
             param=None,
             request_id=request_id,
         )
-        head = (
-            b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
-            % (len(body), request_id.encode("ascii"))
-        )
-        self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
+        fields = [
+            *map(_pair, self.server_state.default_headers),
+            b"content-type: application/json",
+            b"content-length: %d" % len(body),
+            b"x-request-id: " + request_id.encode("ascii"),
+            b"connection: close\r\n\r\n",
+        ]
+        self.transport.write(STATUS_LINE[status] + b"\r\n".join(fields) + body)
+        if status == 503:
+            # There is no room to let it stay.
+            self.transport.close()
+        else:
+            self.linger()
 
     def _ends_by_itself(self) -> bool:
         """Whether answers are under way that a refusal must not be written among; the connection ends with them."""
@@ -584,6 +640,9 @@ class DirectProtocol(HttpToolsProtocol):
         closes when nothing came for `idle_s` from now on. Call it again and again.
         """
         now_s = self.loop.time()
+        if self._lingering:
+            self.transport.close()
+            return
         if not self._leaving:
             self._leaving = True
             self.idle_since_s = self.idle_since_s and now_s

@@ -26,6 +26,9 @@ class Wire(asyncio.Transport):
         self._name = name
         self._log = log
         self._closing = False
+        #: Nothing more is written.
+        self.ended = False
+        self.protocol: asyncio.BaseProtocol | None = None
         #: Written, and not taken by the kernel.
         self.waiting_bytes = 0
         self.reading = True
@@ -34,19 +37,28 @@ class Wire(asyncio.Transport):
         return self.waiting_bytes
 
     def write(self, data: bytes) -> None:
-        assert not self._closing
+        assert not self.ended
         self._log.append((self._name, bytes(data)))
 
     def close(self) -> None:
         if not self._closing:
-            self._closing = True
+            self._closing = self.ended = True
             self._log.append((self._name, b"closed"))
+
+    def write_eof(self) -> None:
+        assert not self.ended
+        self.ended = True
+        self._log.append((self._name, b"ended"))
 
     def abort(self) -> None:
         self.close()
 
     def is_closing(self) -> bool:
         return self._closing
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        assert self.protocol is not None
+        return self.protocol
 
     def set_write_buffer_limits(self, high=None, low=None) -> None:
         pass
@@ -88,6 +100,7 @@ class Caller:
         config.load()
         self.wire = Wire("caller", log)
         self.protocol = DirectProtocol(config, state or uvicorn.server.ServerState(), {})
+        self.wire.protocol = self.protocol
         self.protocol.connection_made(self.wire)
 
     def ask(self, *paths: bytes) -> None:
@@ -276,9 +289,9 @@ async def test_what_is_no_request_is_refused_with_a_request_id(log, request_, st
 
     caller.protocol.data_received(request_)
 
-    (_, answer), closed = log
+    (_, answer), ended = log
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert closed == ("caller", b"closed")
+    assert ended == ("caller", b"ended")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert b"x-request-id: " + json.loads(body)["error"]["request_id"].encode() in head
 
@@ -378,13 +391,15 @@ async def test_a_refusal_after_an_answer_is_said(log, bad):
 
     caller.protocol.data_received(bad)
 
-    assert [data[:12] for _, data in log] == [b"HTTP/1.1 200", b"HTTP/1.1 4" + log[1][1][10:12], b"closed"]
+    assert [data[:12] for _, data in log] == [b"HTTP/1.1 200", b"HTTP/1.1 4" + log[1][1][10:12], b"ended"]
 
 
 BROKEN = b"POST /broken HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-@pytest.mark.parametrize(("said", "written"), [(b"", [b"HTTP/1.1 400"]), (b"half", [b"HTTP/1.1 200"])])
+@pytest.mark.parametrize(
+    ("said", "written"), [(b"", [b"HTTP/1.1 400", b"ended"]), (b"half", [b"HTTP/1.1 200", b"closed"])]
+)
 async def test_a_broken_body_is_refused_while_nothing_was_said_and_cut_off_after(log, said, written):
     async def respond(cycle: DirectCycle, path: str) -> None:
         if said:
@@ -398,7 +413,7 @@ async def test_a_broken_body_is_refused_while_nothing_was_said_and_cut_off_after
     caller.protocol.data_received(b"zz\r\n")
     await turns()
 
-    assert [data[:12] for _, data in log] == [*written, b"closed"]
+    assert [data[:12] for _, data in log] == written
     for cycle_task in list(caller.protocol.tasks):
         cycle_task.cancel()
     await turns()
@@ -487,7 +502,7 @@ async def test_what_is_no_body_has_an_end_behind_one_too(log, begun, more, size,
     """Nobody reads it, but it would be kept: without an account, who was refused could fill the memory with it."""
 
     async def respond(cycle: DirectCycle, path: str) -> None:
-        while not answered and (await cycle.receive())["more_body"]:
+        while not answered and (await cycle.receive()).get("more_body"):
             pass
         if not cycle.disconnected:
             finish(cycle, b"401")
@@ -498,13 +513,15 @@ async def test_what_is_no_body_has_an_end_behind_one_too(log, begun, more, size,
     caller.protocol.data_received(begun)
 
     sent = 0
-    while not caller.wire.is_closing() and sent < 4 * HEAD_BYTES_MAX:
+    while not caller.wire.ended and sent < 4 * HEAD_BYTES_MAX:
         caller.protocol.data_received(more % (b"a" * size))
         sent += size
 
     assert sent <= HEAD_BYTES_MAX + size
     assert len(caller.protocol.headers) == 2
-    assert [data[:12] for _, data in log] == [b"HTTP/1.1 200" if answered else b"HTTP/1.1 431", b"closed"]
+    assert [data[:12] for _, data in log] == (
+        [b"HTTP/1.1 200", b"closed"] if answered else [b"HTTP/1.1 431", b"ended"]
+    )
     caller.protocol.connection_lost(None)
     for task in list(caller.protocol.tasks):
         task.cancel()
@@ -529,7 +546,7 @@ async def test_a_head_without_end_is_refused(log, size):
     caller.protocol.data_received(b"GET / HTTP/1.1\r\nx: ")
 
     sent = 0
-    while not caller.wire.is_closing() and sent < 4 * HEAD_BYTES_MAX:
+    while not caller.wire.ended and sent < 4 * HEAD_BYTES_MAX:
         caller.protocol.data_received(b"a" * size)
         sent += size
 
@@ -575,3 +592,66 @@ async def test_who_does_not_wait_for_answers_loses_the_connection_behind_them(lo
     assert [data.rpartition(b"/")[2] for data in answers[:-1]] == [b"%d" % n for n in range(PIPELINED_MAX + 1)]
     assert b"connection: close" in answers[-2]
     assert answers[-1] == b"closed"
+
+
+@pytest.mark.parametrize("how", ["direct", "send"])
+async def test_who_still_sends_is_not_cut_off_from_the_answer(log, how):
+    """A reset would take it away: proxies that close after each request would make a 502 of every refusal."""
+    told: list[str] = []
+
+    def respond(cycle: DirectCycle, path: str) -> object:
+        if how == "direct":
+            return finish(cycle, b"413")
+        return answer(cycle)
+
+    async def answer(cycle: DirectCycle) -> None:
+        await cycle.send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"3")]})
+        await cycle.send({"type": "http.response.body", "body": b"413"})
+        told.append((await cycle.receive())["type"])
+
+    state = uvicorn.server.ServerState()
+    caller = Caller(log, respond, state=state)
+    caller.protocol.data_received(
+        b"POST / HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-length: 100\r\n\r\nbegun"
+    )
+    await turns()
+    assert b"".join(data for _, data in log).endswith(b"413ended")
+    assert b"connection: close" in log[0][1]
+
+    # Nothing of what comes is looked at, and it comes for a while only.
+    caller.protocol.data_received(b"\0" * 95 + REQUEST % b"never")
+    await turns()
+    now_s = asyncio.get_running_loop().time()
+    sweep(state, now_s=now_s + 4, keep_alive_s=5, write_timeout_s=300)
+    assert not caller.wire.is_closing()
+    sweep(state, now_s=now_s + 6, keep_alive_s=5, write_timeout_s=300)
+    assert caller.wire.is_closing()
+    assert told == ["http.disconnect"] * (how == "send")
+
+
+async def test_a_connection_that_only_lingers_does_not_hold_up_the_end(log):
+    caller = Caller(log, lambda *_: pytest.fail("nobody is asked"))
+    caller.protocol.data_received(b"no request\r\n\r\n")
+    assert log[-1] == ("caller", b"ended")
+
+    caller.protocol.leave(idle_s=10)
+
+    assert log[-1] == ("caller", b"closed")
+
+
+@pytest.mark.parametrize("sized", [False, True])
+async def test_http_1_0_gets_no_chunks(log, sized):
+    """RFC 9112, section 6.1. Its answer ends with the connection, or says how long it is."""
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        headers = [(b"content-length", b"6")] if sized else []
+        await cycle.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await cycle.send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await cycle.send({"type": "http.response.body", "body": b"two"})
+
+    Caller(log, respond).protocol.data_received(b"GET / HTTP/1.0\r\n\r\n")
+    await turns()
+
+    head, *body, end = [data for _, data in log]
+    assert b"transfer-encoding" not in head
+    assert (b"".join(body), end) == (b"onetwo", b"closed")
