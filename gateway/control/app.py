@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import compile_path
 
-from gateway.control import accounts, admin, catalogue, docs, health
+from gateway.control import accounts, admin, catalogue, docs, health, pages
 from gateway.control.expiry import sweep_forever
 from gateway.control.idempotency import Answers
 from gateway.control.parts import Parts
@@ -29,7 +29,7 @@ from gateway.settings import Cors
 from gateway.wire.client_address import parse_networks
 
 #: Each has `ROUTES`. Of two routes that match one path the earlier wins; paths without parameters come before all.
-MODULES: Final = (docs, health, catalogue, accounts, admin)
+MODULES: Final = (docs, pages, health, catalogue, accounts, admin)
 #: What a page of another origin may read.
 _EXPOSED: Final = ("x-request-id", "retry-after", "idempotency-replayed")
 
