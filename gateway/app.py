@@ -259,7 +259,10 @@ async def keep_books(
         books.start()
         prices = _prices(settings, registry, SystemClock())
         tasks.spawn(prices.follow_overrides(database, redis, lambda _: None), name="prices that were set")
-        poller = poller_of(settings, registry, client, database, redis, prices=prices)
+        unsettled = Unsettled(Ledger(redis), find_known(database), clock=SystemClock())
+        unsettled.start(redis.subscribe(SETTLED))
+        stack.push_async_callback(unsettled.stop)
+        poller = poller_of(settings, registry, client, database, redis, unsettled=unsettled, prices=prices)
         tasks.spawn(poller.poll_forever(), name="poll providers")
         surveyor = surveyor_of(settings, registry, client, database, redis, prices=prices)
         tasks.spawn(surveyor.survey_forever(), name="ask for models")
@@ -275,6 +278,7 @@ def poller_of(
     database: Database,
     redis: Redis,
     *,
+    unsettled: Unsettled,
     prices: Prices | None = None,
 ) -> Poller:
     """What asks the providers of a started registry. Without `prices`, those of the configuration hold."""
@@ -286,6 +290,7 @@ def poller_of(
         offers=prices.table,
         clock=clock,
         batch_permille=settings.batches.price_permille,
+        second_copy=unsettled,
     )
     return Poller(charging, providers=registry.providers, client=client, clock=clock, settings=settings.batches)
 
@@ -388,6 +393,7 @@ def _deps(
             offers=lambda: deps.offers,
             clock=clock,
             batch_permille=settings.batches.price_permille,
+            second_copy=unsettled,
         ),
         new_id=RequestIds(clock).make,
         hooks=Hooks.of(settings, metrics=metrics, clock=clock),

@@ -26,6 +26,7 @@ from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos
 from gateway.kernel.objects import Deferred, Due
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.record import UsageRecord, encode_record
+from gateway.kernel.replay import SecondCopy
 from gateway.kernel.verbs import Ended, Renewal, Scopes, Verbs
 from gateway.wire.objects import CANCELLED, BatchOutput, Document
 from gateway.wire.usage import Usage, is_believable
@@ -56,9 +57,11 @@ class Charging:
         offers: Callable[[], OfferTable],
         clock: Clock,
         batch_permille: int,
+        second_copy: SecondCopy,
     ) -> None:
         """`offers` gives the table that holds at the moment; `batch_permille` prices batches of unknown price."""
         self.deferred = deferred
+        self._second_copy = second_copy
         self._ledger = ledger
         self._offers = offers
         self._clock = clock
@@ -144,9 +147,11 @@ class Charging:
             await self._ledger.void(due.charge_id, scopes, record=encode_record(record))
             return "void"
         tokens = usage.input_tokens + usage.output_tokens
-        answer = await self._ledger.settle(
-            due.charge_id, scopes, cost_nanos=cost, tokens=tokens, record=encode_record(record)
-        )
+        packed = encode_record(record)
+        sent = self._ledger.settle(due.charge_id, scopes, cost_nanos=cost, tokens=tokens, record=packed)
+        # PostgreSQL will say that it is charged, and nobody asks again, before the books have it.
+        self._second_copy.keep(due.charge_id, scopes, cost_nanos=cost, tokens=tokens, record=packed)
+        answer = await sent
         if isinstance(answer, Ended):
             log.warning("request %s for %s had ended already, by %s", due.charge_id, due.id, answer.verb)
         return "settled"

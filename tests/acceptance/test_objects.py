@@ -17,6 +17,7 @@ from gateway.kernel.journal import credit
 from gateway.kernel.key_store import create_key
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.settler import Settler
+from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.registry import Registry
 from gateway.secret import Secret
 from gateway.settings import Model, Objects, Provider, Settings, Upstream
@@ -52,6 +53,7 @@ class Town:
         self.database = database
         self.redis = redis
         self.ledger = Ledger(redis)
+        self.unsettled = Unsettled(self.ledger, find_known(database), clock=SystemClock())
         telemetry = Telemetry(Metrics(incarnation="test"), version=__version__)
         self.settler = Settler(database, redis, clock=SystemClock(), telemetry=telemetry)
         self.accounts: list[int] = []
@@ -606,8 +608,9 @@ async def test_what_was_read_of_an_answer_in_the_background_is_charged_though_it
     await town.delivered(created.response.id)
     client_http = UpstreamClient(Upstream())
     await town.database.execute("update objects set poll_at = now() where charge_state = 'pending'")
+    registry = Registry.load(town.gateway.settings)
     poller = poller_of(
-        town.gateway.settings, Registry.load(town.gateway.settings), client_http, town.database, town.redis
+        town.gateway.settings, registry, client_http, town.database, town.redis, unsettled=town.unsettled
     )
     await poller.poll_once()
     await client_http.close()

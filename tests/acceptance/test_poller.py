@@ -20,7 +20,12 @@ class Polling:
     def __init__(self, town, client: UpstreamClient) -> None:
         self._town = town
         self._poller = poller_of(
-            town.gateway.settings, Registry.load(town.gateway.settings), client, town.database, town.redis
+            town.gateway.settings,
+            Registry.load(town.gateway.settings),
+            client,
+            town.database,
+            town.redis,
+            unsettled=town.unsettled,
         )
 
     async def poll(self) -> int:
@@ -53,6 +58,22 @@ async def test_a_batch_that_nobody_asks_for_is_charged_once(town, polling):
     assert after == [1, 0, 0]
     assert await town.spent(account) == [BATCH_NANOS]
     assert await town.held(account) == 0
+
+
+async def test_a_charge_that_redis_loses_before_the_books_have_it_is_made_again(town, polling):
+    """Nobody would ask again: PostgreSQL says that it is charged."""
+    client = await town.open()
+    batch = await batch_of(client)
+    town.keeper.finish(batch.id, usage=USAGE)
+
+    await polling.poll()
+    # As after a crash that took the last second with it.
+    await town.redis.execute("FLUSHALL")
+    town.unsettled.hear(None)
+    await town.unsettled.check()
+
+    assert await polling.state(batch.id) == "settled"
+    assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
 
 
 async def test_pollers_and_callers_at_once_charge_once(town, polling):

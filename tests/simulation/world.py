@@ -173,7 +173,14 @@ class Worker:
             tasks=TaskGroup(),
             # Nobody in these worlds asks for what providers keep.
             objects=Objects(database, wire, clock=clock, cache_size=1),
-            charging=Charging(Deferred(database), wire, offers=lambda: offers, clock=clock, batch_permille=500),
+            charging=Charging(
+                Deferred(database),
+                wire,
+                offers=lambda: offers,
+                clock=clock,
+                batch_permille=500,
+                second_copy=self.unsettled,
+            ),
             new_id=RequestIds(clock).make,
         )
         app = V1(self.deps)
