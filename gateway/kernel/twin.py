@@ -313,9 +313,9 @@ class Twin:
                 continue
             balance = _exact(balance - record.cost_nanos)
             if spent is not None:
-                _spend(spent, record.cost_nanos, at_ms * 1000, requests=1)
+                _count_again(spent, record.cost_nanos, at_ms * 1000)
             if key_spent is not None and record.key_id == key_id:
-                _spend(key_spent, record.cost_nanos, at_ms * 1000, requests=1)
+                _count_again(key_spent, record.cost_nanos, at_ms * 1000)
         if wants_balance:
             state.balance, state.seq = balance, snapshot.seq
         if wants_spent:
@@ -541,6 +541,17 @@ def _spend(counters: list[int], cost: int, now: int, *, requests: int = 0) -> No
         if window_id > counters[at]:
             counters[at : at + 3] = window_id, 0, 0
         counters[at + 1] = min(counters[at + 1] + cost, MAX_NANOS)
+
+
+def _count_again(counters: list[int], cost: int, at_us: int) -> None:
+    """Counts what was charged then: in a window that is over by now it counts no more."""
+    _count_request(counters)
+    for position, window_id in enumerate(window_ids(at_us)):
+        at = 3 * position
+        if window_id > counters[at]:
+            counters[at : at + 3] = window_id, 0, 0
+        if window_id == counters[at]:
+            counters[at + 1] = min(counters[at + 1] + cost, MAX_NANOS)
 
 
 def _count_request(counters: list[int]) -> None:

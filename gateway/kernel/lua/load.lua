@@ -26,10 +26,14 @@ if tonumber(stored[2] or 0) > cseq then return { 4, tonumber(stored[2]) } end
 local cursor = ARGV[4]
 if not continues(KEYS[2], cursor) then return { 4, tonumber(stored[2] or 0) } end
 
+-- What was charged in a window that is over by now is in none that counts.
 local function count(counters, id, cost)
-  local ms = string.match(id, '^(%d+)-')
-  roll(counters, window_ids(ms * 1000))
-  spend(counters, cost)
+  local ids = window_ids(string.match(id, '^(%d+)-') * 1000)
+  roll(counters, ids)
+  for w = 1, 4 do
+    local at = 3 * w - 2
+    if ids[w] == counters[at] then counters[at + 1] = math.min(counters[at + 1] + cost, MAX) end
+  end
   count_request(counters)
 end
 

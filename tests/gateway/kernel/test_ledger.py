@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing import get_context
 
+import msgspec
 import pytest
 
 from gateway.infra.redis import CommandRefused, Redis
@@ -762,6 +763,29 @@ async def test_a_load_takes_off_what_the_stream_holds_beyond_the_cursor(desk: De
 
     scopes = desk.scopes(key=Limits(budgets=(Budget("month", 10 + 2400),)))
     assert isinstance(await desk.admit("t", scopes, hold_nanos=1), OverBudget)
+
+
+async def test_a_load_counts_what_the_stream_holds_in_the_windows_it_was_charged_in(desk: Desk) -> None:
+    """What was charged before midnight and is not settled after it is no part of the new day's budget."""
+    budgets = (Budget("day", 100), Budget("month", 1000), Budget("total", 1000))
+    scopes = desk.scopes(Limits(budgets=budgets))
+    midnight_us = (desk.clock.now_us // DAY_US + 1) * DAY_US
+    desk.clock.now_us = midnight_us - SECOND_US
+    await desk.settle("late", scopes, cost_nanos=60)
+    desk.clock.now_us = midnight_us + SECOND_US
+    await desk.settle("early", scopes, cost_nanos=30)
+    spent = Spent(as_of_us=desk.clock.now_us)
+    snapshot = Snapshot(balance_nanos=10_000, seq=1, cursor="0-0", account_spent=spent, key_spent=spent)
+    await desk.ledger.load(1, snapshot, key_id="k")
+
+    over = await desk.admit("b", scopes, hold_nanos=71)
+    within = await desk.admit("c", scopes, hold_nanos=70)
+    counters = msgspec.msgpack.decode(await desk.redis.execute("HGET", scopes.account_key, "spent"))
+
+    assert isinstance(over, OverBudget)
+    assert (over.window, over.spent_nanos) == ("day", 30)
+    assert isinstance(within, Admitted)
+    assert counters[1::3] == [30, 90, 90, 90, 2]
 
 
 async def test_a_load_is_made_once_unless_forced_and_keeps_what_is_held(desk: Desk) -> None:
