@@ -84,6 +84,9 @@ class Switched:
     async def load(self, account_id: int, snapshot: Snapshot, *, key_id: str = "", force: bool = False) -> Any:
         return await self._answer(self.store.load, account_id, snapshot, key_id=key_id, force=force)
 
+    def forget_spent(self, account_id: int, key_ids: Sequence[str]) -> Any:
+        return self._answer(self.store.forget_spent, account_id, key_ids)
+
     def peek_balance(self, account_id: int) -> Any:
         return self._answer(self.store.peek_balance, account_id)
 

@@ -68,6 +68,7 @@ _SHARED: Final[dict[str, tuple[str, ...]]] = {
     "credit": ("common",),
     "load": ("common", "budgets", "cursor"),
     "balance": (),
+    "forget": (),
     "audit": ("common", "cursor"),
 }
 
@@ -136,6 +137,7 @@ class Ledger:
         self._credit = redis.script(source("credit"))
         self._load = redis.script(source("load"))
         self._balance = redis.script(source("balance"))
+        self._forget = redis.script(source("forget"))
 
     def scopes(self, *, account_id: int, key_id: str, limits: bytes, model: str | None = None) -> Scopes:
         return name_scopes(
@@ -231,6 +233,10 @@ class Ledger:
 
     def peek_balance(self, account_id: int) -> Answer[Balance | None]:
         return Answer(self._balance((self._account_key(account_id),), ()), _balance)
+
+    def forget_spent(self, account_id: int, key_ids: Sequence[str]) -> Answer[int]:
+        partition = account_id % self._partitions
+        return Answer(self._forget([self._key(partition, f"k:{key_id}") for key_id in key_ids], ()), int)
 
     def _account_key(self, account_id: int) -> bytes:
         return self._key(account_id % self._partitions, f"a:{account_id}")

@@ -4,6 +4,8 @@ Rules:
 - A snapshot is one statement, so one view of PostgreSQL: balance, number of the last credit and settled cursor belong
   together. The script takes from the balance what the usage stream holds beyond the cursor, which makes it exact at
   any moment, also while requests and the settler go on.
+- Where an account is loaded anew because Redis was found to be wrong about it, it is not believed about what its keys
+  spent either: that is forgotten, and loaded for each of them when it is needed.
 - Of several that want the same account at once, one asks; all get its result, or its failure.
 - A snapshot that Redis calls stale is taken again, for a bounded time: the stream moved on, or it is another stream
   and the settler has not noted it yet.
@@ -22,6 +24,8 @@ from gateway.kernel.verbs import PARTITIONS, Loaded, Snapshot, Spent, Verbs
 #: Snapshots before a load gives up, and the time between two.
 SNAPSHOTS_MAX: Final = 30
 SNAPSHOT_PAUSE_S: Final = 0.1
+#: Keys whose counters are forgotten in one call.
+KEYS_PAGE: Final = 500
 
 _queries: Final = load_queries(Path(__file__).with_name("loader.sql"))
 
@@ -78,6 +82,9 @@ class Loader:
                 del self._running[wanted]
 
     async def _load(self, account_id: int, key_id: str, *, force: bool) -> Loaded:
+        if force:
+            # Before the load: what is cut off here finds the account as wrong as it was, and begins anew.
+            await self._forget_keys(account_id)
         for attempt in range(SNAPSHOTS_MAX):
             if attempt > 0:
                 await asyncio.sleep(self._snapshot_pause_s)
@@ -86,6 +93,12 @@ class Loader:
             if isinstance(loaded, Loaded):
                 return loaded
         raise StoreUnavailable(detail=f"account {account_id}: none of {SNAPSHOTS_MAX} snapshots fitted Redis")
+
+    async def _forget_keys(self, account_id: int) -> None:
+        after_id = ""
+        while rows := await self._database.fetch(_queries["list_keys"], account_id, after_id, KEYS_PAGE):
+            await self._ledger.forget_spent(account_id, [row["id"] for row in rows])
+            after_id = rows[-1]["id"]
 
 
 async def take_snapshot(

@@ -43,3 +43,6 @@ cross join lateral (
     where account_id = $1
 ) t
 where b.account_id = $1;
+
+-- list_keys: the living keys of an account after one; by `Loader`
+select id from keys where account_id = $1 and id > $2 and revoked_at is null order by id limit $3;

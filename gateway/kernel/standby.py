@@ -153,6 +153,9 @@ class Standby:
             # Never by force: that would be another allowance.
             return await twin.load(account_id, snapshot, key_id=key_id)
 
+    def forget_spent(self, account_id: int, key_ids: Sequence[str]) -> Awaitable[int]:
+        return self._ledger.forget_spent(account_id, key_ids)
+
     def peek_balance(self, account_id: int) -> Awaitable[Balance | None]:
         return self._ledger.peek_balance(account_id)
 

@@ -327,6 +327,13 @@ class Twin:
         assert state.balance is not None
         return Done(Loaded(state.balance, already=False))
 
+    def forget_spent(self, account_id: int, key_ids: Sequence[str]) -> Done[int]:
+        for key_id in key_ids:
+            state = self.states.get(f"{{p{account_id % self._partitions}}}:k:{key_id}".encode())
+            if state is not None:
+                state.spent = None
+        return Done(len(key_ids))
+
     def peek_balance(self, account_id: int) -> Done[Balance | None]:
         state = self.states.get(self._account_key(account_id))
         if state is None or state.balance is None:

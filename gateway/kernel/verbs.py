@@ -362,6 +362,10 @@ class Verbs(Protocol):
         """Make the hot balance (and budget counters) from a snapshot, unless there is one already."""
         ...
 
+    def forget_spent(self, account_id: int, key_ids: Sequence[str]) -> Awaitable[int]:
+        """Have the budget counters of these keys (at least one) loaded again by whoever needs them next."""
+        ...
+
     def peek_balance(self, account_id: int) -> Awaitable[Balance | None]:
         """Look, without touching; None: not loaded."""
         ...

@@ -206,6 +206,10 @@ class Session:
         }
         return [row | spent | {"requests": 0, "key_requests": 0}]
 
+    async def list_keys(self, account_id: int, after_id: str, most: int) -> list[Any]:
+        # Their budgets are not part of these worlds.
+        return []
+
     async def read_outbox(self, most: int) -> list[Any]:
         return [
             {"account_id": account_id, "seq": seq, "previous_seq": previous, "amount_nanos": amount}

@@ -292,6 +292,9 @@ class Wire:
     async def load(self, account_id: int, snapshot: Snapshot, *, key_id: str = "", force: bool = False) -> Any:
         return await self._ask(lambda: self._store.load(account_id, snapshot, key_id, force=force))
 
+    def forget_spent(self, account_id: int, key_ids: Sequence[str]) -> Any:
+        return self._say(lambda: len(key_ids))
+
     def peek_balance(self, account_id: int) -> Any:
         return self._say(lambda: self._store.twin.peek_balance(account_id)._answer)
 

@@ -4,9 +4,10 @@ import pytest
 
 from gateway.errors import StoreUnavailable
 from gateway.kernel.journal import UnknownAccount
+from gateway.kernel.ledger import pack_counters
 from gateway.kernel.limits import Budget, Limits, pack_limits
 from gateway.kernel.loader import Loader, take_snapshot
-from gateway.kernel.verbs import Loaded, OverBudget, Stale
+from gateway.kernel.verbs import Loaded, NotLoaded, OverBudget, Spent, Stale
 from tests.books import CREDIT, PARTITIONS
 
 
@@ -103,6 +104,36 @@ async def test_budget_counters_come_back_with_the_account(books):
     assert (refused.scope, refused.window, refused.spent_nanos) == ("account", "day", 90)
     assert isinstance(by_key, OverBudget)
     assert (by_key.scope, by_key.window, by_key.spent_nanos) == ("key", "month", 90)
+
+
+async def test_an_account_that_is_loaded_anew_takes_the_counters_of_its_keys_along(books):
+    """As after a failover that lost a charge: the key had spent more than Redis knows."""
+    account = await books.open_account()
+    await books.database.execute(
+        "insert into keys (id, account_id, name, environment, digest, last_four) values ('key-1', $1, 'k', 'live', $2, 'four')",
+        account,
+        b"d" * 32,
+    )
+    scopes = books.ledger.scopes(
+        account_id=account, key_id="key-1", limits=pack_limits(key=Limits(budgets=(Budget("total", 100),)))
+    )
+    await books.serve(account, 90)
+    await books.drain()
+    partition = account % PARTITIONS
+    # What it had: nothing spent, in the account and in the key.
+    await books.redis.execute("HINCRBY", f"{{p{partition}}}:a:{account}", "bal", 90)
+    nothing = pack_counters(Spent(as_of_us=int(books.clock.now() * 1e6)))
+    await books.redis.execute("HSET", f"{{p{partition}}}:k:key-1", "spent", nothing)
+
+    report = await books.reconciler.mend(partition)
+    asked = await books.ledger.admit(books.new_id(), scopes, hold_nanos=50, tokens=1)
+    await books.loader.ensure_loaded(account, key_id="key-1")
+    refused = await books.ledger.admit(books.new_id(), scopes, hold_nanos=50, tokens=1)
+
+    assert [drift.nanos for drift in report.drifts] == [90]
+    assert asked == NotLoaded("key")
+    assert isinstance(refused, OverBudget)
+    assert (refused.scope, refused.spent_nanos) == ("key", 90)
 
 
 async def test_snapshot_of_an_emptied_redis_is_stale_until_the_settler_noticed(books):
