@@ -56,6 +56,9 @@ HEAD_BYTES_MAX = 64 * 1024
 #: once those are answered, and may send the rest again (RFC 9112, section 9.3.2).
 PIPELINED_MAX = 64
 
+#: How long a caller who is told that this is the end may go on sending.
+LINGER_S = 5.0
+
 #: Where a WebSocket may be opened; elsewhere the wish for one is left unheard.
 _CONVERSATIONS = re.compile(rb"/realtime/?(?:\?|$)")
 
@@ -340,7 +343,7 @@ class DirectProtocol(HttpToolsProtocol):
         #: Nothing is read any more: the connection ends with the answers under way.
         self._refused = False
         #: Our side has ended, and the rest is only read.
-        self._lingering = False
+        self.lingering = False
         #: `Host` headers in the head under way.
         self._hosts = 0
         #: It names a transfer coding that is not undone here: the body would not be what it says it is.
@@ -367,10 +370,10 @@ class DirectProtocol(HttpToolsProtocol):
         self._tell_gone()
 
     def linger(self) -> None:
-        """End our side, and read on, without looking at it, until the other one ends or the sweep finds this idle."""
-        if self.transport.is_closing() or self._lingering:
+        """End our side, and read on, without looking at it, until the other one ends or the sweep ends both."""
+        if self.transport.is_closing() or self.lingering:
             return
-        self._refused = self._lingering = True
+        self._refused = self.lingering = True
         self.idle_since_s = self.loop.time()
         self.transport.write_eof()
         if self.flow.read_paused:
@@ -640,7 +643,7 @@ class DirectProtocol(HttpToolsProtocol):
         closes when nothing came for `idle_s` from now on. Call it again and again.
         """
         now_s = self.loop.time()
-        if self._lingering:
+        if self.lingering:
             self.transport.close()
             return
         if not self._leaving:
@@ -734,6 +737,6 @@ def sweep(state: ServerState, *, now_s: float, keep_alive_s: float, write_timeou
     for connection in list(state.connections):
         if isinstance(connection, DirectProtocol):
             since_s = connection.idle_since_s
-            if since_s and now_s - since_s > keep_alive_s:
+            if since_s and now_s - since_s > (LINGER_S if connection.lingering else keep_alive_s):
                 connection.transport.close()
             connection.abort_unread(now_s=now_s, timeout_s=write_timeout_s)

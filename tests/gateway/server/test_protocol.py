@@ -622,9 +622,9 @@ async def test_who_still_sends_is_not_cut_off_from_the_answer(log, how):
     caller.protocol.data_received(b"\0" * 95 + REQUEST % b"never")
     await turns()
     now_s = asyncio.get_running_loop().time()
-    sweep(state, now_s=now_s + 4, keep_alive_s=5, write_timeout_s=300)
+    sweep(state, now_s=now_s + 4, keep_alive_s=75, write_timeout_s=300)
     assert not caller.wire.is_closing()
-    sweep(state, now_s=now_s + 6, keep_alive_s=5, write_timeout_s=300)
+    sweep(state, now_s=now_s + 6, keep_alive_s=75, write_timeout_s=300)
     assert caller.wire.is_closing()
     assert told == ["http.disconnect"] * (how == "send")
 
