@@ -52,6 +52,9 @@ _STORE_SCHEMES = {
     ("database", "url"): ("postgresql", "postgres"),
     ("redis", "url"): ("redis", "rediss", "unix", "valkey", "valkeys"),
 }
+_PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: As browsers write it: a scheme, a host in small letters, a port where it is not the usual one; no path.
+_WEB_ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _MASTER_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ECHO = "echo"
@@ -149,7 +152,7 @@ def load(
         settings=settings,
         files=tuple(files),
         notes=tuple(source.notes),
-        warnings=tuple(rules.warnings),
+        warnings=(*source.warnings, *rules.warnings),
         path=path,
         overrides=overrides,
         known=known,
@@ -190,6 +193,7 @@ class _Source:
         self.table = Table()
         self.positions: dict[KeyPath, tuple[str, Position]] = {}
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.problems: list[Problem] = []
         self._environ = environ
 
@@ -251,6 +255,8 @@ class _Source:
             origin = Origin("environment", variable)
             if path := self._row(parts, origin):
                 self.table.put(path, Given(self._environ[variable], origin, text=True))
+        for variable in sorted(self._environ.keys() & _near_variables()):
+            self.warnings.append(f"{variable} is not read: two underscores stand before and after a section's name")
 
     def _row(self, parts: tuple[str, ...], origin: Origin) -> tuple[str, ...]:
         """`parts` with the row that is meant, or nothing: a variable can't say `gpt-4.1`, only `GPT_4_1`."""
@@ -362,6 +368,8 @@ class _Rules:
         for name, provider in settings.providers.items():
             self._check_provider(name, provider)
         self._check_references(settings)
+        self._check_aliases(settings)
+        self._check_cors(settings)
         self._check_pepper(settings.auth.pepper)
         self._check_own_keys(settings.own_keys)
         if UNLIMITED in settings.plans:
@@ -380,6 +388,13 @@ class _Rules:
 
     def _check_provider(self, name: str, provider: Provider) -> None:
         path = ("providers", name)
+        if not _PROVIDER_NAME.fullmatch(name):
+            # It stands in headers, labels and paths.
+            self._fault(
+                path, "a name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with one of the first two"
+            )
+        if provider.enabled and not provider.models:
+            self.warnings.append(f"{join_key((*path, 'models'))}: is empty, so nothing is asked of this provider")
         if provider.base_url:
             self._check_url((*path, "base_url"), provider.base_url)
         for model in provider.models:
@@ -435,6 +450,19 @@ class _Rules:
                 self.warnings.append(f"{join_key(('models', model, 'shadow'))}: no provider serves `{row.shadow}`")
             for condition in row.conditions:
                 self._check_condition(join_key(("models", model, "conditions")), condition, settings)
+
+    def _check_aliases(self, settings: Settings) -> None:
+        owners: dict[str, str] = {}
+        for model, row in settings.models.items():
+            for alias in row.aliases:
+                if (owner := owners.setdefault(alias, model)) != model:
+                    self._fault(("models", model, "aliases"), f"`{alias}` is an alias of `{owner}` already")
+
+    def _check_cors(self, settings: Settings) -> None:
+        for origin in settings.cors.origins:
+            if origin != "*" and not _WEB_ORIGIN.fullmatch(origin):
+                how = 'browsers send https://app.example.com: no path, no `/` at the end, no star; or ["*"] for any'
+                self._fault(("cors", "origins"), f"{origin!r} is no origin", how)
 
     def _check_condition(self, key: str, condition: Condition, settings: Settings) -> None:
         if condition.model and not _is_offered(condition.model, settings):
@@ -500,6 +528,16 @@ class _Rules:
     def _fault(self, path: KeyPath, message: str, suggestion: str = "") -> None:
         node = self._table.get(*(str(part) for part in path))
         self._binder.report(path, message, origin=node.origin if node else None, suggestion=suggestion)
+
+
+def _near_variables() -> set[str]:
+    """What is written instead of `GATEWAY__SECTION__KEY`."""
+    return {
+        f"GATEWAY_{section.name}_{key.name}".upper()
+        for section in msgspec.structs.fields(Settings)
+        if isinstance(section.type, type) and issubclass(section.type, msgspec.Struct)
+        for key in msgspec.structs.fields(section.type)
+    }
 
 
 def _is_offered(model: str, settings: Settings) -> bool:

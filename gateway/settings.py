@@ -44,7 +44,7 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     #: 0 means one for each processor.
-    workers: Count = 0
+    workers: Annotated[int, Meta(ge=0, le=1024)] = 0
     plane: Plane = "all"
     #: Embedded servers, generated secrets and journals live here.
     data_dir: str = ".gateway"

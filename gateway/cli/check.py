@@ -10,11 +10,13 @@ from gateway.catalogue.rows import Pricer
 from gateway.cli.listed import Listed
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
-from gateway.config import Loaded
+from gateway.config import Loaded, proxy_variables
 from gateway.errors import ConfigError
 from gateway.hooks import Plugged, load_plugins
 from gateway.infra.clock import SystemClock
 from gateway.registry import Registry
+from gateway.upstream.proxy import Proxies
+from gateway.upstream.tls import client_context
 
 _MODELS_SHOWN_MAX = 4
 
@@ -26,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: what is wrong.
     """
     loaded = load_config(arguments)
+    load_way_out(loaded)
     load_registry(loaded)
     plugged = load_hooks(loaded)
     odd_prices = load_prices(loaded).objections(SystemClock().now())
@@ -43,6 +46,22 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [(each.name, each.package, ", ".join(sorted(each.hooks)), body_use(each)) for each in plugged]
         out.table(("PLUGIN", "PACKAGE", "HOOKS", "BODIES"), rows)
     return 0
+
+
+def load_way_out(loaded: Loaded) -> None:
+    """Try what leads to providers, the proxies and the authorities that are trusted: a worker would fail on them.
+
+    Raises:
+        ConfigError: with file and line, or the variable, that is to blame.
+    """
+    upstream = loaded.settings.upstream
+    try:
+        if upstream.proxy_from_environment:
+            Proxies(proxy_variables())
+        if upstream.ca_file:
+            client_context(upstream.ca_file)
+    except ConfigError as error:
+        raise ConfigError(loaded.explain(error), param=error.param) from error
 
 
 def load_registry(loaded: Loaded) -> Registry:

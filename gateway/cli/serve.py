@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.app import create_app, keep_books
-from gateway.cli.check import load_hooks, load_prices, load_registry
+from gateway.cli.check import load_hooks, load_prices, load_registry, load_way_out
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import ECHO, Loaded, proxy_variables
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.with_parent:
         die_with_parent(os.getppid(), signal.SIGTERM)
     loaded = load_config(arguments)
+    load_way_out(loaded)
     load_registry(loaded)
     load_hooks(loaded)
     configure(level=loaded.settings.log.level)

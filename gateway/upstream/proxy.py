@@ -28,6 +28,7 @@ from gateway.errors import ConfigError, UpstreamUnreachable
 #: A proxy's answer to CONNECT is read up to here.
 ANSWER_BYTES_MAX: Final = 64 * 1024
 
+_WITHOUT: Final = "unset it, or set `upstream.proxy_from_environment = false`, to go without a proxy"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
 
 Address = IPv4Address | IPv6Address
@@ -151,9 +152,9 @@ def _parse_proxy(name: str, value: str) -> Proxy:
         url = urlsplit(value if "://" in value else "http://" + value)
         host, port = url.hostname, url.port
     except ValueError:
-        raise ConfigError(f"{name} is not a URL") from None
+        raise ConfigError(f"{name} is not a URL; {_WITHOUT}") from None
     if url.scheme != "http" or not host:
-        raise ConfigError(f"{name}: only http:// proxies are supported")
+        raise ConfigError(f"{name}: only http:// proxies are supported; {_WITHOUT}")
     authorization = b""
     if url.username is not None:
         pair = f"{unquote(url.username)}:{unquote(url.password or '')}"

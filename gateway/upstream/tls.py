@@ -20,5 +20,8 @@ def client_context(ca_file: str = "") -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=ca_file)
         except OSError as error:
-            raise ConfigError(f"upstream.ca_file {ca_file!r} is not a readable PEM file: {error}") from error
+            raise ConfigError(
+                f"upstream.ca_file: {ca_file!r} is not a PEM file with certificates that can be read ({error})",
+                param="upstream.ca_file",
+            ) from error
     return context

@@ -54,6 +54,15 @@ def complaint(file: Path, text: str, **variables: str) -> str:
 
 MISTAKES = [
     # (text, line, key, what the message says)
+    ("[server]\nworkers = 1025", 2, "server.workers", "from 0 to 1024"),
+    ("[providers.'a b']\nadapter = 'openai'", 1, "providers.'a b'", "letters, digits"),
+    ("[providers.'']\nadapter = 'openai'", 1, "providers.''", "letters, digits"),
+    ("[providers.\"a\\r\\nx: y\"]\nadapter = 'openai'", 1, r'providers."a\r\nx: y"', "letters, digits"),
+    ("[cors]\norigins = ['https://a.example/']", 2, "cors.origins", "'https://a.example/' is no origin"),
+    ("[cors]\norigins = ['*', 'a.example']", 2, "cors.origins", "'a.example' is no origin"),
+    ("[cors]\norigins = ['https://*.a.example']", 2, "cors.origins", "no star"),
+    ("[cors]\norigins = ['https://A.example']", 2, "cors.origins", "is no origin"),
+    ("[models.a]\naliases = ['c']\n[models.b]\naliases = ['c']", 4, "models.b.aliases", "an alias of `a` already"),
     ("prot = 1", 1, "prot", "unknown key"),
     ("[server]\nprot = 1", 2, "server.prot", "did you mean `port`?"),
     ("[sever]\nport = 1", 1, "sever", "did you mean `server`?"),
@@ -648,3 +657,27 @@ def test_what_is_wrong_in_the_file_of_models_is_named_by_its_place(tmp_path, mai
         load(str(tmp_path), environ={})
 
     assert any(says in str(problem) for problem in raised.value.problems), raised.value.problems
+
+
+def test_origins_are_taken_as_browsers_write_them(file):
+    origins = ["*", "null", "https://a.example", "http://localhost:3000", "http://[::1]:3000", "app://obsidian.md"]
+    file.write_text(f"[cors]\norigins = {origins}")
+
+    assert load(str(file), environ={}).settings.cors.origins == tuple(origins)
+
+
+def test_a_variable_with_too_few_underscores_is_warned_of():
+    known = {"GATEWAY_CONFIG": "", "GATEWAY_KEY": "k", "GATEWAY_SERVICE_PORT": "80", "GATEWAY__SERVER__PORT": "81"}
+    assert load(environ=known).warnings == ()
+
+    loaded = load(environ={"GATEWAY_SERVER_PORT": "81", **known})
+    (warning,) = loaded.warnings
+    assert warning.startswith("GATEWAY_SERVER_PORT is not read")
+
+
+def test_a_provider_of_which_nothing_is_asked_is_warned_of(file):
+    rows = "[providers.{}]\nadapter = 'openai'\nbase_url = 'http://a/v1'\nmodels = []\n{}\n"
+    file.write_text(rows.format("a", "") + rows.format("b", "enabled = false"))
+
+    (warning,) = load(str(file), environ={}).warnings
+    assert warning.startswith("providers.a.models: is empty")

@@ -124,6 +124,19 @@ def test_check_enables_a_provider_by_its_usual_variable(run):
     assert "https://api.groq.com/openai/v1" in summary
 
 
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_what_leads_to_providers_is_tried_before_anything_starts(run, tmp_path, command):
+    (tmp_path / "authority.toml").write_text("[upstream]\nca_file = 'none.pem'\n")
+
+    complaint = errors(run(command, "--config", "authority.toml"))
+    assert complaint.startswith("gateway: authority.toml:2: upstream.ca_file: 'none.pem' is not a PEM file")
+
+    complaint = errors(run(command, HTTPS_PROXY="socks5://user:word@proxy:1080"))
+    assert complaint.startswith("gateway: HTTPS_PROXY: only http:// proxies are supported; unset it, or set")
+    assert "word" not in complaint
+    assert not (tmp_path / "data").exists()
+
+
 def test_check_names_every_mistake(run, tmp_path):
     (tmp_path / "bad.toml").write_text("[server]\nprot = 1\n[providers.x]\nadapter = 3\n")
 
