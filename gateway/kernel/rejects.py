@@ -3,8 +3,9 @@
 Rules:
 - What was set aside was charged in Redis and is not in the books, so its account drifts by it. Settled again, once
   what was wrong is mended, the two agree; forgotten, the account gets the amount back when it is loaded anew.
-- To settle again is to put the record back into its stream, where the settler finds it as it finds any other. It is
-  known by its request id: one that is put back twice, because this was cut off in between, is entered once.
+- To settle again is to put the record back into its stream, where the settler finds it as it finds any other, and has
+  the account loaded anew. It is known by its request id: one that is put back twice, because this was cut off in
+  between, is entered once.
 """
 
 from datetime import datetime
@@ -17,6 +18,7 @@ from gateway.infra.postgres import Database, Row, Session, load_queries
 from gateway.kernel.history import Commands
 from gateway.kernel.money import Nanos
 from gateway.kernel.record import decode_record
+from gateway.kernel.settler import PUT_BACK
 from gateway.kernel.verbs import usage_key
 
 PAGE_MAX: Final = 1000
@@ -61,7 +63,7 @@ async def retry_reject(session: Session, redis: Commands, reject_id: int) -> Rej
     row = await session.fetch_row(_queries["lock_reject"], reject_id)
     if row is None:
         return None
-    await redis.execute("XADD", usage_key(row["partition"]), "*", "r", row["record"])
+    await redis.execute("XADD", usage_key(row["partition"]), "*", "r", row["record"], PUT_BACK, 1)
     await session.execute(_queries["delete_reject"], reject_id)
     return _reject(row)
 

@@ -9,6 +9,8 @@ Rules:
   a break.
 - A record is known by its request id. One that is in the books already changes nothing; its account is reported as
   `repeated`, because Redis may have charged it twice, and has to be loaded anew.
+- So is the account of a record that was set aside and put back: it may have been loaded anew in between, and then
+  Redis does not have the charge.
 - What can't be settled (no record of ours, an account nobody knows, a value PostgreSQL refuses) is set aside in
   `settle_rejects` and counted; it never holds up what comes after it.
 
@@ -47,6 +49,8 @@ BREATH: Final = 100
 #: of that partition is another one.
 CHANNEL: Final = b"gateway:settled"
 START: Final = "0-0"
+#: A field of an entry whose record was set aside before.
+PUT_BACK: Final = b"b"
 
 #: Where nothing is not the same as zero.
 _NULLABLE: Final = frozenset({"first_token_ms", "provider_cost_nanos"})
@@ -78,6 +82,8 @@ class Entry(msgspec.Struct, frozen=True):
     packed: bytes
     record: UsageRecord | None
     reason: str = ""
+    #: It was set aside before.
+    put_back: bool = False
 
 
 class Pass(msgspec.Struct):
@@ -219,6 +225,9 @@ class Settler:
             if good:
                 text = encode_rows(good)
                 self._repeated.update(row["account_id"] for row in await session.fetch(queries["settle_batch"], text))
+                self._repeated.update(
+                    entry.record.account_id for entry in good if entry.put_back and entry.record is not None
+                )
             for entry in bad:
                 await session.execute(queries["reject"], entry.partition, entry.id, entry.packed, entry.reason)
             await session.execute(queries["move_cursors"], partitions, [ends[each] for each in partitions])
@@ -319,7 +328,7 @@ def _read_entry(partition: int, item: Any) -> Entry:  # as Redis sends it
             raise ValueError(f"not an account: {record.account_id}")
     except ValueError as error:
         return Entry(partition, entry_id, packed, None, str(error))
-    return Entry(partition, entry_id, packed, record)
+    return Entry(partition, entry_id, packed, record, put_back=PUT_BACK in fields[2::2])
 
 
 def _at_ms(stream_id: str) -> int:

@@ -9,6 +9,7 @@ from gateway.errors import StoreUnavailable
 from gateway.infra.postgres import Database
 from gateway.kernel.journal import find_usage, sum_usage
 from gateway.kernel.record import Attempt, encode_record
+from gateway.kernel.rejects import retry_reject
 from gateway.kernel.settler import BATCH_MAX, PIECE, Settler
 from tests.books import CREDIT, PARTITIONS
 
@@ -208,6 +209,28 @@ async def test_what_is_no_record_is_set_aside_and_holds_nothing_up(books):
     assert await books.database.fetch_value("select count(*) from usage_records") == 7
     assert await books.book_nanos(account) == CREDIT - sum(range(1, 8))
     assert books.telemetry.records_rejected[0] == len(bad)
+    await books.assert_balanced()
+
+
+async def test_the_account_of_a_record_that_was_put_back_is_reported(books):
+    """It was loaded anew meanwhile, without that charge."""
+    account = await books.open_account()
+    await books.loader.ensure_loaded(account)
+    reject_id = await books.database.fetch_value(
+        "insert into settle_rejects (partition, stream_id, record, reason) values ($1, '1-0', $2, 'no account') "
+        "returning id",
+        account % PARTITIONS,
+        encode_record(books.record(account, 70)),
+    )
+
+    async with books.database.transaction() as session:
+        await retry_reject(session, books.redis, reject_id)
+    reported = await books.drain()
+    for each in reported:
+        await books.loader.ensure_loaded(each, force=True)
+
+    assert reported == {account}
+    assert await books.hot_nanos(account) == CREDIT - 70
     await books.assert_balanced()
 
 
