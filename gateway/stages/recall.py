@@ -166,7 +166,8 @@ async def _replay(x: Exchange, found: Answer, deps: Deps) -> None:
     x.tap = PassTap()
     x.tap.end()
     x.tags = {**x.tags, "cache": "hit"}
-    x.fee_nanos = found.cost_nanos * deps.settings.cache.price_permille // 1000
+    # Rounded up, as every cost is.
+    x.fee_nanos = -(-found.cost_nanos * deps.settings.cache.price_permille // 1000)
     x.status, x.streaming, x.committed = found.status, found.streaming, True
     x.first_byte_s = now_s
     x.bytes_out += len(found.body)

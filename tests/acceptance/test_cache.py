@@ -14,7 +14,7 @@ from tests.acceptance.test_routing import Site
 from tests.gateways import PATIENCE_S, PEPPER, Answer
 from tests.upstreams import RECEIVE, REPEAT, answer, play
 
-PAID = {"gpt-x": Model(input_usd_per_mtok=1000.0, output_usd_per_mtok=1000.0)}
+PAID = {"gpt-x": Model(input_usd_per_mtok=1000.000001, output_usd_per_mtok=1000.0)}
 ON = [(b"x-gateway-cache", b"on")]
 COLD = b'{"model":"gpt-x","temperature":0,"messages":[{"role":"user","content":"Hi"}]}'
 STREAM = stream(sse(*chat_stream("Hello", " there")))
@@ -153,11 +153,13 @@ async def test_an_answer_is_forgotten_in_time(site):
 
 
 async def test_a_share_of_the_price_may_be_charged(site):
-    await opened(site, price_permille=100)
+    """Rounded up, as every cost is."""
+    await opened(site, price_permille=7)
     await site.ask(ASK, headers=ON)
     again = await site.ask(ASK, headers=ON)
     first, second = [record.cost_nanos for record in await site.gateway.records(2)]
-    assert second == first // 10 > 0
+    assert first * 7 % 1000
+    assert second == first * 7 // 1000 + 1
     assert float(again.header(b"x-gateway-cost-usd")) == pytest.approx(second / 1e9)
 
 
