@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from starlette.routing import Route
 
@@ -58,9 +58,11 @@ from gateway.kernel.security import SecurityLog
 from gateway.kernel.settler import CHANNEL as SETTLED
 from gateway.kernel.standby import Standby
 from gateway.kernel.unsettled import Unsettled, find_known
+from gateway.kernel.vault import Vault
+from gateway.keychains import Keychains, find_own
 from gateway.poller import Poller
 from gateway.readiness import Readiness
-from gateway.registry import Registry
+from gateway.registry import Provider, Registry
 from gateway.repricing import Prices
 from gateway.routing.crowd import PRIORITIES
 from gateway.routing.router import Router
@@ -175,9 +177,8 @@ def create_app(
             stack.push_async_callback(deps.client.close)
             await registry.start()
             stack.push_async_callback(registry.stop)
-            renewals = Renewals(deps.client, clock=clock)
-            stack.push_async_callback(renewals.stop)
-            await renewals.start(registry.adapters())
+            stack.push_async_callback(deps.keychains.renewals.stop)
+            await deps.keychains.renewals.start(registry.adapters())
             stack.push_async_callback(deps.tasks.close)
             if control is not None:
                 await stack.enter_async_context(control.running())
@@ -291,8 +292,24 @@ def poller_of(
         clock=clock,
         batch_permille=settings.batches.price_permille,
         second_copy=unsettled,
+        own_fee_permille=settings.own_keys.fee_permille,
     )
-    return Poller(charging, providers=registry.providers, client=client, clock=clock, settings=settings.batches)
+    vault = Vault.of(settings.own_keys)
+
+    async def find(account_id: int, provider: str, fingerprint: str) -> Provider | Literal["off"] | None:
+        return await find_own(
+            database, registry, vault, account_id=account_id, provider=provider, fingerprint=fingerprint
+        )
+
+    return Poller(
+        charging,
+        providers=registry.providers,
+        client=client,
+        clock=clock,
+        settings=settings.batches,
+        find_own=find,
+        renewals=Renewals(client, clock=clock),
+    )
 
 
 def surveyor_of(
@@ -330,6 +347,7 @@ def _deps(
     proxies: Mapping[str, str] | None,
 ) -> Deps:
     offers = prices.table()
+    client = UpstreamClient(settings.upstream, proxies=proxies)
     router = Router.of(
         settings,
         offers,
@@ -347,6 +365,13 @@ def _deps(
         Path(settings.server.data_dir) / JOURNAL_DIR, bytes_max=settings.money.local_journal_bytes_max
     )
     ledger = hot if settings.money.when_redis_is_away == "refuse" else _standby(hot, journal, settings, clock)
+    keychains = Keychains(
+        registry,
+        Vault.of(settings.own_keys),
+        health=router.health,
+        renewals=Renewals(client, clock=clock),
+        fee_permille=settings.own_keys.fee_permille,
+    )
     unsettled = Unsettled(hot, find_known(database), clock=clock)
     metrics.on_collect(lambda: _level(telemetry.access_lines_dropped, access_log.dropped))
     metrics.on_collect(partial(_show_journal, journal, ledger, telemetry))
@@ -362,11 +387,13 @@ def _deps(
             plans={name: _limits(plan) for name, plan in settings.plans.items()},
             trusted=parse_networks(settings.server.trusted_proxies),
             priorities={name: PRIORITIES[plan.priority] for name, plan in settings.plans.items()},
+            unlock=keychains.unlock,
         ),
+        keychains=keychains,
         offers=offers,
         providers=registry.providers,
         router=router,
-        client=UpstreamClient(settings.upstream, proxies=proxies),
+        client=client,
         ledger=ledger,
         journal=journal,
         unsettled=unsettled,
@@ -394,6 +421,7 @@ def _deps(
             clock=clock,
             batch_permille=settings.batches.price_permille,
             second_copy=unsettled,
+            own_fee_permille=settings.own_keys.fee_permille,
         ),
         new_id=RequestIds(clock).make,
         hooks=Hooks.of(settings, metrics=metrics, clock=clock),

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Offer
 from gateway.hooks import Hooks
 from gateway.infra.clock import Clock
 from gateway.infra.logs import AccessLog
@@ -21,6 +21,7 @@ from gateway.kernel.offers import OfferTable
 from gateway.kernel.security import SecurityLog
 from gateway.kernel.unsettled import Unsettled
 from gateway.kernel.verbs import Verbs
+from gateway.keychains import Keychains
 from gateway.registry import Provider
 from gateway.routing.router import Router
 from gateway.settings import Settings
@@ -38,6 +39,8 @@ class Deps:
     settings: Settings
     clock: Clock
     keys: KeyRing
+    #: The provider keys that accounts bring themselves.
+    keychains: Keychains
     offers: OfferTable
     providers: Mapping[str, Provider]
     router: Router
@@ -65,3 +68,10 @@ class Deps:
     hooks: Hooks | None = None
     #: Answers that are kept; None where none are.
     answers: Answers | None = None
+
+    def provider_of(self, offer: Offer) -> Provider:
+        """Who serves an offer, with the credential that it is used with."""
+        if offer.own is None:
+            return self.providers[offer.provider]
+        assert offer.own.provider is not None, "a key that can't be used is on no menu"
+        return offer.own.provider

@@ -129,6 +129,14 @@ class UnknownObject(CallerError):
         super().__init__(f"There is no object `{shown}`, or it is not yours." if shown else None)
 
 
+class OwnKeyGone(CallerError):
+    """This was made with a provider key of your account's own that is not here any more, or is switched off."""
+
+    error_type = "caller_own_key"
+    status = 409
+    code = "own_key_gone"
+
+
 class StillRunning(CallerError):
     """This is still being worked on; cancel it first."""
 
@@ -334,6 +342,30 @@ class UpstreamCredentials(UpstreamError):
         self.back_after_s = back_after_s
 
 
+class OwnKeyRefused(UpstreamCredentials):
+    """Your account's own key for this provider was refused by the provider."""
+
+    source = "caller"
+    error_type = "caller_own_key"
+    status = 401
+    type = "invalid_request_error"
+    code = "own_key_refused"
+
+    @classmethod
+    def of(cls, provider: str, refused: UpstreamCredentials) -> "OwnKeyRefused":
+        """What a refusal is where the credential was not the gateway's."""
+        status = refused.refused_status
+        error = cls(
+            f"Your account's own key for {provider} was refused by the provider ({status}). It is not your gateway "
+            "key: see /user/provider-keys.",
+            refused_status=status,
+            back_after_s=refused.back_after_s,
+            detail=refused.detail,
+        )
+        error.status = status if status in {401, 402, 403} else 401
+        return error
+
+
 class UpstreamRefused(UpstreamError):
     """The provider refused the request."""
 
@@ -401,6 +433,16 @@ class NoOffer(GatewayError):
     status = 503
     type = "service_unavailable_error"
     code = "no_provider_available"
+
+
+class OwnKeyUnusable(GatewayError):
+    """Your account's own key for this provider can't be used here right now, and it allows no other."""
+
+    error_type = "gateway_own_key"
+    status = 503
+    type = "service_unavailable_error"
+    code = "own_key_unusable"
+    should_retry = False
 
 
 class PluginFailed(GatewayError):

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from gateway.kernel.constraints import Constraints
     from gateway.kernel.money import Price
     from gateway.kernel.objects import Charge, Owned
+    from gateway.registry import Provider
     from gateway.routing.hedge import Hedge
     from gateway.routing.holdback import Holdback
+    from gateway.routing.keychain import Keychain, OwnKey
     from gateway.routing.menu import Menu
     from gateway.settings import Timeouts
     from gateway.stages.recall import Recording
@@ -78,6 +80,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     constraints: "Constraints | None" = None
     #: How much it matters where there is not room for everybody: 0 low, 1 normal, 2 high.
     priority: int = 1
+    #: The provider keys that its account brings itself, where it has any.
+    keychain: "Keychain | None" = None
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +113,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     ask_usage: bool = True
     #: What the provider serves a request as that asks for no service tier, where that is not the plain one.
     service_tier: str | None = None
+    #: The account's own key that it is used with; None for the operator's.
+    own: "OwnKey | None" = None
 
 
 class Exchange(msgspec.Struct, eq=False, weakref=False):
@@ -141,6 +147,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     # own
     #: Where the objects live that the request is about: the provider, and the number of its key. Nowhere else.
     pin: tuple[str, int] | None = None
+    #: The account's own key that they were made with, where it was one.
+    pinned: "OwnKey | None" = None
     #: The object that the path names.
     owned: "Owned | None" = None
     #: Makes what looks for the id of a stored answer in the first bytes of it, until it says that it has seen enough.
@@ -179,8 +187,9 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     charge: "Charge | None" = None
     ordered: bool = False
     # route
-    #: The offer being tried, the number of the provider's key, and what this try may take.
+    #: The offer being tried, its provider, the number of the provider's key, and what this try may take.
     offer: Offer | None = None
+    provider: "Provider | None" = None
     key: int = 0
     timeouts: "Timeouts | None" = None
     #: What may be done about a first try that takes long; None where the model is not hedged.

@@ -18,11 +18,12 @@ import msgspec
 
 from gateway.affordable import take_less
 from gateway.deps import Deps
-from gateway.errors import UnknownModel, Unpriced
+from gateway.errors import OwnKeyGone, UnknownModel, Unpriced
 from gateway.exchange import Exchange, Offer
 from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.holds import Hold
-from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos, hold_nanos
+from gateway.kernel.money import Nanos, Price, fee_nanos, hold_nanos
+from gateway.kernel.offers import charge_nanos
 from gateway.kernel.record import Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted
 from gateway.wire.realtime import Event
@@ -90,12 +91,17 @@ class Meter:
         settings = self._deps.settings.realtime
         if offer.free or offer.price is None:
             return 0
-        return hold_nanos(settings.input_tokens, settings.output_tokens, offer.price)
+        worst = hold_nanos(settings.input_tokens, settings.output_tokens, offer.price)
+        return worst if offer.own is None else fee_nanos(worst, offer.own.fee_permille)
 
     async def _renew(self) -> None:
         """Go by what the key may do now."""
         self._principal = await self._deps.keys.renew(self._principal)
         self._check_model()
+        own = None if self._x.offer is None else self._x.offer.own
+        keychain = self._principal.keychain
+        if own is not None and (keychain is None or keychain.find(own.name, own.fingerprint) is None):
+            raise OwnKeyGone("Your account's own key that this conversation was opened with is not here any more.")
         if (constraints := self._principal.constraints) is not None:
             constraints.check_request(self._x.scope)
 
@@ -164,7 +170,7 @@ class Meter:
     def _settle(self, hold: Hold, usage: Usage, outcome: Outcome) -> None:
         offer = self._x.offer
         price = None if offer is None or offer.free else offer.price
-        cost = 0 if price is None else min(cost_nanos(usage, price), MAX_NANOS)
+        cost = 0 if offer is None else charge_nanos(usage, offer)
         self._count_cost(usage, cost)
         record = self._record(hold, usage, cost, price, outcome)
         self._deps.holds.settle(hold, record, tokens=usage.input_tokens + usage.output_tokens)
@@ -177,11 +183,11 @@ class Meter:
             # What was heard is in the next answer's input; how long it was is not known here.
             self._doubt(usage)
             return
-        own = self._deps.offers.served(offer.provider, self._transcriber) if self._transcriber else None
-        if own is not None and (own.free or own.price is not None):
-            offer = own
+        other = self._deps.offers.served(offer.provider, self._transcriber) if self._transcriber else None
+        if other is not None and (other.free or other.price is not None):
+            offer = msgspec.structs.replace(other, own=offer.own)
         price = None if offer.free else offer.price
-        cost = 0 if price is None else min(cost_nanos(usage, price), MAX_NANOS)
+        cost = charge_nanos(usage, offer)
         hold = Hold(self._deps.new_id(), self._deps.holds.scopes(self._principal), 0)
         self._count_cost(usage, cost)
         record = self._record(hold, usage, cost, price, "ok", offer=offer)
@@ -205,7 +211,7 @@ class Meter:
             offer = self._deps.offers.served(x.offer.provider, event.model)
             if offer is None or (offer.price is None and not offer.free):
                 raise Unpriced
-            x.offer = offer
+            x.offer = msgspec.structs.replace(offer, own=x.offer.own)
             self._moved = True
             self._check_model()
         self._spoken = event.model
@@ -227,7 +233,7 @@ class Meter:
         if usage is None or hold is None:
             return None
         price = None if offer is None or offer.free else offer.price
-        cost = 0 if price is None else min(cost_nanos(usage, price), MAX_NANOS)
+        cost = 0 if offer is None else charge_nanos(usage, offer)
         return cost, usage.input_tokens + usage.output_tokens, self._record(hold, usage, cost, price, "orphaned")
 
     def _count_cost(self, usage: Usage, cost: Nanos) -> None:
@@ -272,5 +278,7 @@ class Meter:
             started_ms=int(clock.now() * 1000) - age_ms,
             latency_ms=age_ms,
             tags={**x.tags, "session": x.id},
+            own_key_id=None if offer is None or offer.own is None else offer.own.id,
+            fee_permille=None if offer is None or offer.own is None else offer.own.fee_permille,
         )
         return record.with_usage(usage, price or Price(), cost_nanos=cost)

@@ -7,6 +7,7 @@ Rules:
   turn will tell.
 - A provider that does not sum up what a batch used is read line by line. Answers that can't be read are no reason to
   give them away: they are read at the next turn.
+- What an account's own key does is asked for with that key. Once it is deleted nobody can ask: the hold is let go.
 - What a provider denies to know, several times in a row, and what is not done for a month, is given up and logged:
   its cost will never be known.
 """
@@ -14,17 +15,20 @@ Rules:
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Literal
 
-from gateway.errors import BadRequest, StoreUnavailable, UpstreamError
+from gateway.api import Renewing
+from gateway.errors import BadRequest, OwnKeyGone, StoreUnavailable, UpstreamError
 from gateway.infra.clock import Clock
 from gateway.inquiry import ask_provider
 from gateway.kernel.charging import Charging, read_output
 from gateway.kernel.objects import PURGE_MAX, Due
+from gateway.kernel.own_keys import is_own
 from gateway.registry import Provider
 from gateway.settings import Batches
 from gateway.upstream.client import UpstreamClient
+from gateway.upstream.renewal import Renewals
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.objects import BatchOutput, Document, read_document
 from gateway.wire.usage import Usage
@@ -53,6 +57,10 @@ _GONE: Final = frozenset({404, 410})
 _PATHS: Final = {"batch": b"/batches/", "response": b"/responses/"}
 
 
+#: An account, a provider and a fingerprint to the provider with that key: see `keychains.find_own`.
+FindOwn = Callable[[int, str, str], Awaitable[Provider | Literal["off"] | None]]
+
+
 class Poller:
     """Spawn `poll_forever`, or call `poll_once`."""
 
@@ -64,7 +72,11 @@ class Poller:
         client: UpstreamClient,
         clock: Clock,
         settings: Batches,
+        find_own: FindOwn,
+        renewals: Renewals,
     ) -> None:
+        self._find_own = find_own
+        self._renewals = renewals
         self._charging = charging
         self._providers = providers
         self._client = client
@@ -118,7 +130,11 @@ class Poller:
         if self._clock.now() - due.created_s > GIVE_UP_S:
             await self._charging.give_up(due.id)
             return
-        response = await self._send(due, _PATHS[due.kind] + due.id.encode())
+        try:
+            response = await self._send(due, _PATHS[due.kind] + due.id.encode())
+        except OwnKeyGone:
+            await self._charging.give_up(due.id)
+            return
         if response is None:
             log.warning("%s %s: its provider %s is not configured any more", due.kind, due.id, due.provider)
             return
@@ -188,9 +204,26 @@ class Poller:
         return lines
 
     async def _send(self, due: Due, path: bytes) -> UpstreamResponse | None:
-        """Ask where the object lives; None where that is not configured any more."""
+        """Ask where the object lives; None where that is not configured any more.
+
+        Raises:
+            OwnKeyGone: it was made with an account's own key that is gone for good.
+        """
         provider = self._providers.get(due.provider)
+        if provider is not None and is_own(due.fingerprint):
+            provider = await self._open_own(due)
         if provider is None or due.fingerprint not in provider.fingerprints:
             return None
         key = provider.fingerprints.index(due.fingerprint)
         return await ask_provider(self._client, provider, path, key=key, request_id=due.charge_id)
+
+    async def _open_own(self, due: Due) -> Provider | None:
+        """The provider with the account's own key; None while that can't be used."""
+        found = await self._find_own(due.account_id, due.provider, due.fingerprint)
+        if found is None:
+            raise OwnKeyGone
+        if found == "off":
+            return None
+        if isinstance(found.adapter, Renewing):
+            await self._renewals.renew_once(found.adapter)
+        return found

@@ -17,10 +17,11 @@ No adapter is called here on behalf of a request.
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import metadata
 from importlib.metadata import EntryPoint
+from types import MappingProxyType
 
 from gateway.api import (
     API_VERSION,
@@ -30,6 +31,7 @@ from gateway.api import (
     Known,
     KnownProvider,
     Lifecycle,
+    OwnKeyed,
     ProviderConfig,
     Selective,
 )
@@ -90,11 +92,21 @@ class Provider:
         return self.adapters[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a provider came from: what makes another instance of it."""
+
+    settings: ProviderSettings
+    adapter_class: type[Adapter]
+    entry_point: EntryPoint
+
+
 class Registry:
     """The providers of one configuration. `start` before the first request, `stop` after the last."""
 
-    def __init__(self, providers: dict[str, Provider]) -> None:
+    def __init__(self, providers: dict[str, Provider], origins: Mapping[str, _Origin] = MappingProxyType({})) -> None:
         self.providers = providers
+        self._origins = origins
         self._running = AsyncExitStack()
 
     @classmethod
@@ -108,6 +120,7 @@ class Registry:
         discover(PLUGINS, entry_points=entry_points)
         classes: dict[str, type[Adapter]] = {}
         providers: dict[str, Provider] = {}
+        origins: dict[str, _Origin] = {}
         for name, provider in settings.providers.items():
             if not provider.enabled:
                 continue
@@ -131,7 +144,37 @@ class Registry:
                 extensions=getattr(configured[0], "extensions", frozenset()),
                 picks=configured[0].serves if isinstance(configured[0], Selective) else None,
             )
-        return cls(providers)
+            origins[name] = _Origin(provider, classes[provider.adapter], entry_point)
+        return cls(providers, origins)
+
+    def takes_own_keys(self, name: str) -> bool:
+        """Whether a provider may be used with keys that accounts bring themselves."""
+        origin = self._origins.get(name)
+        return origin is not None and issubclass(origin.adapter_class, OwnKeyed)
+
+    def make_own(self, name: str, key: Secret, *, fingerprint: str) -> Provider:
+        """The same provider with an account's own key, and nothing of the operator's credentials.
+
+        Raises:
+            ConfigError: it is not configured, takes no such keys, or not this one. With a `param`, that is of the
+                table of the provider; `api_key` is the key. Nothing of the key is in the message.
+        """
+        if not self.takes_own_keys(name):
+            raise ConfigError("takes no keys of one's own")
+        provider, origin = self.providers[name], self._origins[name]
+        assert issubclass(origin.adapter_class, OwnKeyed)
+        given = origin.settings
+        table = ProviderConfig(name=name, base_url=given.base_url or None, api_key=None, extra=given.extra)
+        try:
+            adapter = origin.adapter_class()
+            adapter.configure(origin.adapter_class.own(table, key))
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001  a border: adapters are anybody's, and their words may hold the key
+            raise ConfigError(f"can't be used: the adapter failed with {type(error).__name__}") from None
+        if isinstance(adapter, Lifecycle):
+            raise ConfigError("takes no keys of one's own")
+        return replace(provider, adapters=(adapter,), fingerprints=(fingerprint,))
 
     async def start(self) -> None:
         """Start the adapters that have a life of their own; if one can't, those already started are stopped."""

@@ -26,7 +26,6 @@ from gateway.api import (
     Offer,
     Origin,
     ProviderConfig,
-    Secret,
     UpstreamRequest,
 )
 from gateway_adapters import echo_answers, echo_realtime
@@ -67,9 +66,8 @@ class Echo(OpenAI):
     def known(cls) -> Iterable[KnownProvider]:
         return ()
 
-    @classmethod
-    def own(cls, config: ProviderConfig, key: Secret) -> ProviderConfig:  # noqa: ARG003  the door's shape
-        raise ConfigError("is nothing that the echo provider takes", param="api_key")
+    #: It takes no key, and so none of anybody's own.
+    own: ClassVar[None] = None  # type: ignore[assignment]  # what it inherits, taken back
 
     def configure(self, config: ProviderConfig) -> None:
         if config.base_url is not None or config.api_key is not None or config.extra:

@@ -42,12 +42,23 @@ _HISTORY: Final = (
 #: What each role may do.
 PERMISSIONS: Final[Mapping[Role, frozenset[str]]] = MappingProxyType(
     {
-        "user": frozenset({*_OWN, *_HISTORY, "api_keys:read", "api_keys:list", "rate_limits:read"}),
+        "user": frozenset(
+            {
+                *_OWN,
+                *_HISTORY,
+                "api_keys:read",
+                "api_keys:list",
+                "provider_keys:read",
+                "provider_keys:list",
+                "rate_limits:read",
+            }
+        ),
         "developer": frozenset(
             {
                 *_OWN,
                 *_HISTORY,
                 *(f"api_keys:{action}" for action in ("create", "read", "update", "delete", "list")),
+                *(f"provider_keys:{action}" for action in ("create", "read", "update", "delete", "list")),
                 *(f"rate_limits:{action}" for action in ("read", "update")),
                 "analytics:read",
             }
@@ -60,6 +71,7 @@ PERMISSIONS: Final[Mapping[Role, frozenset[str]]] = MappingProxyType(
                 *(f"roles:{action}" for action in ("read", "update", "list")),
                 *(f"coupons:{action}" for action in ("create", "read", "update", "delete", "list", "analytics")),
                 *(f"api_keys:{action}" for action in ("create", "read", "update", "delete", "list")),
+                *(f"provider_keys:{action}" for action in ("create", "read", "update", "delete", "list")),
                 *(f"rate_limits:{action}" for action in ("read", "update")),
                 *(f"plans:{action}" for action in ("create", "read", "update", "delete")),
                 *(f"credits:{action}" for action in ("create", "read")),

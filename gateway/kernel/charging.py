@@ -22,9 +22,10 @@ import msgspec
 
 from gateway.exchange import Offer
 from gateway.infra.clock import Clock
-from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos
+from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos, fee_nanos
 from gateway.kernel.objects import Deferred, Due
 from gateway.kernel.offers import OfferTable
+from gateway.kernel.own_keys import is_own
 from gateway.kernel.record import UsageRecord, encode_record
 from gateway.kernel.replay import SecondCopy
 from gateway.kernel.verbs import Ended, Renewal, Scopes, Verbs
@@ -58,14 +59,18 @@ class Charging:
         clock: Clock,
         batch_permille: int,
         second_copy: SecondCopy,
+        own_fee_permille: int = 0,
     ) -> None:
-        """`offers` gives the table that holds at the moment; `batch_permille` prices batches of unknown price."""
+        """`offers` gives the table that holds at the moment; `batch_permille` prices batches of unknown price, and
+        `own_fee_permille` is what is charged of a price where accounts' own keys did the work.
+        """
         self.deferred = deferred
         self._second_copy = second_copy
         self._ledger = ledger
         self._offers = offers
         self._clock = clock
         self._batch_permille = batch_permille
+        self._own_fee_permille = own_fee_permille
 
     async def end(self, object_id: str, usage: Usage | None) -> Due | None:
         """Charge for what was used, or end the hold where nothing was; None if somebody has done so already.
@@ -116,7 +121,8 @@ class Charging:
     def estimate(self, offer: Offer, *, input_tokens: int, output_tokens: int) -> Nanos:
         """What a batch of these sizes costs at most."""
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-        return min(self._cost(usage, offer, batch=True), MAX_NANOS)
+        cost = min(self._cost(usage, offer, batch=True), MAX_NANOS)
+        return cost if offer.own is None else fee_nanos(cost, offer.own.fee_permille)
 
     async def _settle(self, due: Due, usage: Usage | None) -> str:
         scopes = self._scopes(due)
@@ -142,6 +148,8 @@ class Charging:
                 cost, usage = due.hold_nanos, Usage(source="estimated")
             else:
                 cost = min(self._cost(usage, offer, batch=due.kind == "batch"), MAX_NANOS)
+                if is_own(due.fingerprint):
+                    cost = fee_nanos(cost, self._own_fee_permille)
         record = self._record(due, usage, cost, None if offer is None else offer.price)
         if usage is None:
             await self._ledger.void(due.charge_id, scopes, record=encode_record(record))
@@ -190,6 +198,8 @@ class Charging:
             started_ms=started_ms,
             latency_ms=max(0, now_ms - started_ms),
             tags={"object": due.id},
+            own_key_id=due.own_key_id,
+            fee_permille=self._own_fee_permille if is_own(due.fingerprint) else None,
         )
         if usage is None:
             return record

@@ -130,6 +130,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     markup_permille: int
     attempts: tuple[Attempt, ...]
     tags: dict[str, str]
+    own_key_id: str | None = None
+    fee_permille: int | None = None
 
 
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,7 +54,7 @@ select id, account_id from keys where id = $1 or (name = $1 and revoked_at is nu
 select request_id, created_at, account_id, key_id, model, provider, upstream_model, dialect, route, status, outcome,
        error_type, stream, latency_ms, first_token_ms, usage_source, input_tokens, output_tokens, input_cached_tokens,
        input_cache_write_tokens, output_reasoning_tokens, cost_nanos, provider_cost_nanos, service_tier,
-       input_mtok_nanos, output_mtok_nanos, markup_permille, attempts, tags
+       input_mtok_nanos, output_mtok_nanos, markup_permille, attempts, tags, own_key_id::text, fee_permille
 from usage_records
 where request_id = $1 and created_at = $2 and key_id = $3;
 

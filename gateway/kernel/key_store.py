@@ -20,6 +20,7 @@ from gateway.kernel.journal import credit, find_account
 from gateway.kernel.keys import CHANNEL, KeyRecord, KeySummary, NewKey, mint
 from gateway.kernel.limits import NO_LIMITS, Limits, pack_limits
 from gateway.kernel.money import Nanos
+from gateway.kernel.own_keys import SealedKey
 from gateway.settings import PEPPER_BYTES_MIN, Settings
 
 PEPPER_FILE: Final = "pepper"
@@ -27,6 +28,7 @@ DEVELOPMENT_ACCOUNT: Final = "development"
 DEVELOPMENT_KEY: Final = "development"
 
 _queries: Final = load_queries(Path(__file__).with_name("keys.sql"))
+_decode_own_keys: Final = msgspec.json.Decoder(tuple[SealedKey, ...]).decode
 
 
 class NameTaken(CallerError):
@@ -194,9 +196,9 @@ async def change_limits(
 
 def _record(row: Row) -> KeyRecord:
     # asyncpg hands jsonb on as text.
-    return msgspec.convert(
-        {**row, "limits": _limits(row["limits"]), "scopes": msgspec.json.decode(row["scopes"])}, KeyRecord
-    )
+    own_keys = () if row["own_keys"] is None else _decode_own_keys(row["own_keys"])
+    values = {**row, "limits": _limits(row["limits"]), "scopes": msgspec.json.decode(row["scopes"])}
+    return msgspec.convert({**values, "own_keys": own_keys}, KeyRecord)
 
 
 def _limits(text: str | None) -> Limits:

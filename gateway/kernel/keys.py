@@ -21,7 +21,7 @@ import string
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -31,8 +31,12 @@ from gateway.infra.clock import Clock
 from gateway.kernel.constraints import make_constraints
 from gateway.kernel.limits import NO_LIMITS, Limits, combine_limits
 from gateway.kernel.money import Nanos
+from gateway.kernel.own_keys import SealedKey
 from gateway.settings import NO_PLAN, UNLIMITED, Auth
 from gateway.wire.client_address import Network
+
+if TYPE_CHECKING:
+    from gateway.routing.keychain import Keychain
 
 ENVIRONMENTS: Final = ("live", "test", "staging", "dev")
 #: Where a revoked or changed key's public id is published.
@@ -80,6 +84,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     referrers: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
+    #: The provider keys that the account brings itself, and that are switched on.
+    own_keys: tuple[SealedKey, ...] = ()
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +137,14 @@ class _Entry:
     __slots__ = ("checked_s", "principal", "record")
 
     def __init__(
-        self, record: KeyRecord, checked_s: float, plan: Limits, *, priority: int, trusted: tuple[Network, ...]
+        self,
+        record: KeyRecord,
+        checked_s: float,
+        plan: Limits,
+        *,
+        priority: int,
+        trusted: tuple[Network, ...],
+        keychain: "Keychain | None",
     ) -> None:
         self.record = record
         self.checked_s = checked_s
@@ -156,10 +169,17 @@ class _Entry:
             ),
             # What is tried out gives way to what is in use.
             priority=priority if record.environment == "live" else max(0, priority - 1),
+            keychain=keychain,
         )
 
 
 Fetch = Callable[[str], Awaitable[KeyRecord | None]]
+#: Makes an account's own provider keys usable: `gateway/keychains.py`.
+Unlock = Callable[[int, tuple[SealedKey, ...]], "Keychain | None"]
+
+
+def _no_keychain(_: int, __: tuple[SealedKey, ...]) -> None:
+    return None
 
 
 class KeyRing:
@@ -175,11 +195,13 @@ class KeyRing:
         plans: Mapping[str, Limits] = MappingProxyType({}),
         trusted: tuple[Network, ...] = (),
         priorities: Mapping[str, int] = MappingProxyType({}),
+        unlock: Unlock = _no_keychain,
     ) -> None:
         """`plans` are the limits of each plan, by name. One that is not in it has those of `none`; `unlimited` has
         none. `trusted` proxies are believed about their callers' addresses. `priorities` say how much the accounts of
         a plan matter; one that is not in it is normal.
         """
+        self._unlock = unlock
         self._plans = plans
         self._trusted = trusted
         self._priorities = priorities
@@ -330,6 +352,7 @@ class KeyRing:
             self._plan(record.plan),
             priority=self._priority(record.plan),
             trusted=self._trusted,
+            keychain=self._unlock(record.account_id, record.own_keys),
         )
 
     def _priority(self, name: str) -> int:

@@ -8,7 +8,14 @@ select k.id, k.account_id, k.environment, k.digest,
        case when a.status = 'active' and u.status = 'suspended' then 'suspended' else a.status end as account_status,
        a.plan, k.limits, b.overdraft_nanos, k.max_requests,
        k.scopes, k.ip_allowlist::text[] as networks, k.referrer_allowlist as referrers, k.model_allowlist as models,
-       k.provider_allowlist as providers
+       k.provider_allowlist as providers,
+       (select json_agg(json_build_object(
+                    'id', p.id, 'provider', p.provider, 'mode', p.mode, 'fingerprint', p.fingerprint,
+                    'master_id', p.master_id, 'nonce', translate(encode(p.nonce, 'base64'), E'\n', ''),
+                    'sealed', translate(encode(p.sealed, 'base64'), E'\n', '')
+                ) order by p.created_at, p.id)
+        from provider_keys p
+        where p.account_id = k.account_id and p.enabled) as own_keys
 from keys k
 join accounts a on a.id = k.account_id
 join balances b on b.account_id = k.account_id

@@ -153,6 +153,11 @@ def usd(nanos: Nanos) -> float:
     return nanos / NANOS_PER_USD
 
 
+def fee_nanos(cost: Nanos, permille: int) -> Nanos:
+    """The share of a cost that is asked where somebody else is paid the cost: rounded up, like any."""
+    return -(-cost * permille // _PERMILLE)
+
+
 def parse_usd(text: str) -> Nanos:
     """Nanos of a decimal number of dollars ("12.34", "-0.000000001", "1.5e-07").
 

@@ -91,6 +91,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     #: What of it the caller got already, by count or by estimate.
     delivered_input_tokens: int = 0
     delivered_output_tokens: int = 0
+    #: Of the account's own provider key that does the work, while it is there.
+    own_key_id: str | None = None
 
 
 class Commands(Protocol):

@@ -69,7 +69,10 @@ limit $5;
 
 -- lock_charge: what is still to be charged for an object, until this transaction ends
 select id, kind, account_id, key_id, provider, fingerprint, charge_id::text, model, upstream_model, hold_nanos,
-    extract(epoch from created_at)::float8 as created_s, polls, delivered_input_tokens, delivered_output_tokens
+    extract(epoch from created_at)::float8 as created_s, polls, delivered_input_tokens, delivered_output_tokens,
+    (select p.id::text from provider_keys p
+     where p.account_id = objects.account_id and p.provider = objects.provider
+         and p.fingerprint = objects.fingerprint) as own_key_id
 from objects where id = $1 and charge_state = 'pending' for no key update;
 
 -- delivered: what callers got of objects that are still to be charged

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.exchange import Offer
-from gateway.kernel.money import Price
+from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos, fee_nanos
 from gateway.settings import Model, ModelTimeouts, Provider, Settings, Timeouts
+from gateway.wire.usage import Usage
 
 #: How many names that only a wildcard matches are remembered; callers choose these names.
 REMEMBERED_MAX: Final = 4096
@@ -219,6 +220,14 @@ def served_as(asked: str | None, offer: Offer) -> str | None:
     A provider may serve less than it was asked for, at a lower price, but nothing dearer.
     """
     return offer.service_tier if asked is None or asked == AUTO else asked
+
+
+def charge_nanos(usage: Usage, offer: Offer) -> Nanos:
+    """What this usage is charged at this offer: its cost; of what went out with an account's own key, the fee."""
+    if offer.free or offer.price is None:
+        return 0
+    cost = min(cost_nanos(usage, offer.price), MAX_NANOS)
+    return cost if offer.own is None else fee_nanos(cost, offer.own.fee_permille)
 
 
 def _laid_over(timeouts: Timeouts, own: ModelTimeouts) -> Timeouts | None:

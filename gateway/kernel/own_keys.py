@@ -21,6 +21,7 @@ import msgspec
 
 from gateway.infra.postgres import Database, load_queries
 from gateway.kernel.vault import Owner, Sealed, Unreadable, Vault
+from gateway.secret import Secret
 
 #: When the key is used, beside the operator's.
 Mode = Literal["first", "fallback", "only"]
@@ -47,28 +48,15 @@ class SealedKey(msgspec.Struct, frozen=True, kw_only=True):
     nonce: bytes
     sealed: bytes
 
-    def open(self, vault: Vault, account_id: int) -> "OpenedKey":
-        """With its text.
+    def open(self, vault: Vault, account_id: int) -> Secret:
+        """Its text.
 
         Raises:
             Unreadable
         """
         owner = Owner(account_id=account_id, id=self.id, provider=self.provider)
         sealed = Sealed(master_id=self.master_id, nonce=self.nonce, sealed=self.sealed)
-        return OpenedKey(self, vault.open(sealed, owner).reveal())
-
-
-class OpenedKey:
-    """One of them with its text, on its way into an adapter; it does not show itself."""
-
-    __slots__ = ("key", "text")
-
-    def __init__(self, key: SealedKey, text: str) -> None:
-        self.key = key
-        self.text = text
-
-    def __repr__(self) -> str:
-        return f"<OpenedKey {self.key.id}>"
+        return vault.open(sealed, owner)
 
 
 class Resealed(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,6 +85,9 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     markup_permille: int = 1000
     attempts: tuple[Attempt, ...] = ()
     tags: dict[str, str] = {}
+    #: Of a request that went out with an account's own key: which, and the share of the price that was charged.
+    own_key_id: str | None = None
+    fee_permille: int | None = None
 
     def with_usage(self, usage: Usage, price: Price, *, cost_nanos: Nanos) -> "UsageRecord":
         """This record with what was used, at what price, and what it came to."""

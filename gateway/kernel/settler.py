@@ -53,7 +53,7 @@ START: Final = "0-0"
 PUT_BACK: Final = b"b"
 
 #: Where nothing is not the same as zero.
-_NULLABLE: Final = frozenset({"first_token_ms", "provider_cost_nanos"})
+_NULLABLE: Final = frozenset({"first_token_ms", "provider_cost_nanos", "fee_permille"})
 
 queries: Final = load_queries(Path(__file__).with_name("settler.sql"))
 

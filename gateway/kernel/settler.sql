@@ -35,7 +35,8 @@ with batch as materialized (
         input_cache_write_1h_tokens bigint, input_audio_tokens bigint, input_image_tokens bigint,
         output_reasoning_tokens bigint, output_audio_tokens bigint, output_image_tokens bigint, images bigint,
         audio_ms bigint, characters bigint, searches bigint, provider_cost_nanos bigint, service_tier text,
-        input_mtok_nanos bigint, output_mtok_nanos bigint, markup_permille integer, attempts jsonb, tags jsonb
+        input_mtok_nanos bigint, output_mtok_nanos bigint, markup_permille integer, attempts jsonb, tags jsonb,
+        own_key_id uuid, fee_permille integer
     )
 ), fresh as (
     insert into usage_records (
@@ -44,7 +45,7 @@ with batch as materialized (
         output_tokens, input_cached_tokens, input_cache_write_tokens, input_cache_write_1h_tokens,
         input_audio_tokens, input_image_tokens, output_reasoning_tokens, output_audio_tokens, output_image_tokens,
         images, audio_ms, characters, searches, provider_cost_nanos, service_tier, input_mtok_nanos,
-        output_mtok_nanos, markup_permille, attempts, tags, settled_at
+        output_mtok_nanos, markup_permille, attempts, tags, own_key_id, fee_permille, settled_at
     )
     select
         request_id, created_at, account_id, coalesce(key_id, ''), coalesce(cost_nanos, 0), coalesce(hold_nanos, 0),
@@ -57,7 +58,7 @@ with batch as materialized (
         coalesce(output_audio_tokens, 0), coalesce(output_image_tokens, 0), coalesce(images, 0),
         coalesce(audio_ms, 0), coalesce(characters, 0), coalesce(searches, 0), provider_cost_nanos, service_tier,
         coalesce(input_mtok_nanos, 0), coalesce(output_mtok_nanos, 0), coalesce(markup_permille, 0),
-        coalesce(attempts, '[]'), coalesce(tags, '{}'), settled_at
+        coalesce(attempts, '[]'), coalesce(tags, '{}'), own_key_id, fee_permille, settled_at
     from batch
     on conflict do nothing
     returning request_id, created_at, account_id, key_id, model, input_tokens, output_tokens, cost_nanos, settled_at

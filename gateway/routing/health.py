@@ -16,6 +16,8 @@ from gateway.routing.crowd import Crowd, CrowdRules
 from gateway.routing.ewma import PeakEwma, RateEwma, UsualTime
 
 OFFERS_MAX: Final = 8192
+#: Of one key that an account brings itself.
+OWN_OFFERS_MAX: Final = 64
 _CROWD: Final = CrowdRules()
 
 
@@ -112,6 +114,29 @@ class OfferHealth:
         return self.outstanding == 0 and self.breaker.state is State.CLOSED and not self.cooling
 
 
+class OwnHealth:
+    """What is remembered of one key that an account brings itself: nothing of it touches the operator's."""
+
+    __slots__ = ("_crowd", "_offers", "_provider", "_rules")
+
+    def __init__(self, provider: str, rules: BreakerRules, crowd: CrowdRules) -> None:
+        self._provider = ProviderHealth(provider, 1)
+        self._rules = rules
+        self._crowd = crowd
+        self._offers: dict[str, OfferHealth] = {}
+
+    def offer(self, model: str) -> OfferHealth:
+        """What is known of a model with this key."""
+        found = self._offers.get(model)
+        if found is None:
+            if len(self._offers) >= OWN_OFFERS_MAX:
+                self._offers = {name: offer for name, offer in self._offers.items() if not offer.is_well}
+                while len(self._offers) >= OWN_OFFERS_MAX:
+                    del self._offers[next(iter(self._offers))]
+            found = self._offers[model] = OfferHealth(self._provider, self._rules, self._crowd)
+        return found
+
+
 class Health:
     """Everything that is remembered, in one worker."""
 
@@ -139,6 +164,10 @@ class Health:
                     del self._offers[next(iter(self._offers))]
             found = self._offers[model, provider] = OfferHealth(self._providers[provider], self._rules, self._crowd)
         return found
+
+    def make_own(self, provider: str) -> OwnHealth:
+        """For a key that an account brings itself; its owner keeps it."""
+        return OwnHealth(provider, self._rules, self._crowd)
 
     def worst(self) -> dict[str, State]:
         """The state of each provider's breakers: its worst one."""

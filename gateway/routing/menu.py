@@ -27,6 +27,9 @@ from gateway.routing.preferences import Preferences, Sort
 from gateway.settings import Condition, Model, Strategy
 from gateway.wire.dialects import FREE_DIALECTS, Dialect
 
+#: The priorities of accounts' own keys (`keychain.py`): before and behind all that an operator gives.
+FIRST: Final = -1
+FALLBACK: Final = 2**31
 #: Menus kept at hand; callers choose the names that only a wildcard matches.
 MENUS_MAX: Final = 4096
 #: Further models of one request.
@@ -463,10 +466,17 @@ def _wanted(group: Group, wishes: Preferences, ceiling: _Ceiling | None) -> tupl
         if wishes.order:
             # Behind all that were named, the operator's order.
             named = offer.provider in wishes.order
-            place = wishes.order.index(offer.provider) - len(wishes.order) if named else offer.priority
+            place = candidate.priority
+            if named:
+                # Three places each: for an account's own key before or behind the operator's.
+                place = 3 * (wishes.order.index(offer.provider) - len(wishes.order)) + _rank(candidate.priority)
             candidate = Candidate(offer, candidate.health, priority=place)  # noqa: PLW2901
         found.append(candidate)
     return tuple(found)
+
+
+def _rank(priority: int) -> int:
+    return -1 if priority == FIRST else 1 if priority == FALLBACK else 0
 
 
 def _has_tags(offer: Offer, tags: tuple[str, ...]) -> bool:

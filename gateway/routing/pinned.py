@@ -42,7 +42,7 @@ def pin(menu: Menu, provider: str) -> Menu:
     """
     for group in menu.groups:
         for candidate in group.candidates:
-            if candidate.offer.provider == provider:
+            if candidate.offer.provider == provider and candidate.offer.own is None:
                 return Menu(_alone(candidate))
     raise BadRequest("The model is not offered by the provider that keeps the objects which this request refers to.")
 

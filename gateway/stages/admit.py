@@ -16,6 +16,7 @@ from gateway.errors import BadRequest
 from gateway.exchange import Call, Exchange
 from gateway.kernel.constraints import Constraints
 from gateway.routing.conditions import holds, read_members
+from gateway.routing.keychain import Keychain, OwnKey, own_menu, pin_own
 from gateway.routing.menu import Menu, narrow
 from gateway.routing.needs import needs_of
 from gateway.routing.permitted import permit, permit_instead, permit_names, permit_operation
@@ -44,6 +45,7 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         Unpriced: no offer has a price, and none is free.
         UnmetWish: the caller's wishes leave no provider.
         NoOffer: the operator's requirements leave none.
+        OwnKeyUnusable: an own key of the account allows no other, and can't be used.
     """
     call = x.call
     assert call is not None
@@ -54,7 +56,12 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         assert x.pin is not None
         if allowed is not None:
             permit_operation(x.operation, x.pin[0], allowed)
-        x.menu = deps.router.free.at(x.pin[0], call.model)
+        if x.pinned is None:
+            x.menu = deps.router.free.at(x.pin[0], call.model)
+        else:
+            x.menu = own_menu(x.pinned, call.model)
+            if x.principal.keychain is not None and x.principal.keychain.renewals:
+                await deps.keychains.ready(x.principal.keychain)
         x.offers = x.menu.offers
         await call_next(x)
         return
@@ -68,9 +75,16 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     if call.body and call.dialect not in COUNT_DIALECTS:
         x.input_tokens = estimate_input_tokens(call.body)
     x.output_tokens = _output_bound(x, call, deps)
-    x.menu = _menu(call, wishes, x.input_tokens, allowed, deps)
+    keychain = x.principal.keychain
+    if keychain is not None:
+        if x.pin is not None and x.pinned is None:
+            # What it is about was made with the operator's key.
+            keychain = None
+        elif keychain.renewals:
+            await deps.keychains.ready(keychain)
+    x.menu = _menu(call, wishes, x.input_tokens, allowed, deps, keychain=keychain)
     if x.pin is not None:
-        x.menu = pin(x.menu, x.pin[0])
+        x.menu = pin(x.menu, x.pin[0]) if x.pinned is None else _pin_own(x.menu, x.pinned)
     x.offers = x.menu.offers
     longest = x.menu.longest_tokens
     if longest is not None and x.units is None:
@@ -79,7 +93,25 @@ async def admit(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     await call_next(x)
 
 
-def _menu(call: Call, wishes: Preferences, input_tokens: int, allowed: Constraints | None, deps: Deps) -> Menu:
+def _pin_own(menu: Menu, key: OwnKey) -> Menu:
+    """The offer with the key that the objects were made with.
+
+    Raises:
+        BadRequest: the model is not offered there.
+    """
+    pinned = pin_own(menu, key)
+    return pin(menu, "") if pinned is None else pinned
+
+
+def _menu(
+    call: Call,
+    wishes: Preferences,
+    input_tokens: int,
+    allowed: Constraints | None,
+    deps: Deps,
+    *,
+    keychain: Keychain | None,
+) -> Menu:
     menus = deps.router.menus
     if wishes.models:
         names: tuple[str, ...] = (call.model, *wishes.models)
@@ -93,6 +125,8 @@ def _menu(call: Call, wishes: Preferences, input_tokens: int, allowed: Constrain
             if allowed is not None:
                 permit_instead(menu, met, allowed, call.model)
             menu = met
+    if keychain is not None:
+        menu = keychain.extend(menu, keep=not wishes.models)
     if allowed is not None:
         menu = permit(menu, allowed, call.model, named=bool(wishes.models))
     tokens = input_tokens + (call.peek.max_output_tokens or 0)

@@ -14,7 +14,14 @@ from typing import Final
 from gateway.api import UNCOUNTED, Adapter, ResponseHead, UpstreamRequest
 from gateway.bridges import BRIDGES, COUNTERS, without_seals
 from gateway.deps import Deps, Handler
-from gateway.errors import BadRequest, UpstreamError, UpstreamRedirected
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    OwnKeyRefused,
+    UpstreamCredentials,
+    UpstreamError,
+    UpstreamRedirected,
+)
 from gateway.exchange import Call, Exchange
 from gateway.registry import Provider
 from gateway.routing.hedge import Hedge, race
@@ -39,8 +46,9 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """
     assert x.call is not None
     assert x.offer is not None
+    assert x.provider is not None
     counts = x.call.dialect in COUNT_DIALECTS
-    if counts and not deps.providers[x.offer.provider].takes(x.call.dialect, x.offer.upstream_model):
+    if counts and not x.provider.takes(x.call.dialect, x.offer.upstream_model):
         await _count(x, x.call)
         return
     provider, adapter, native, request = _write(x, deps)
@@ -67,7 +75,10 @@ async def attempt(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
             await call_next(x)
         outcome = "ok"
     except UpstreamError as error:
-        outcome = error.error_type
+        told = _told(x, error)
+        outcome = told.error_type
+        if told is not error:
+            raise told from None
         raise
     finally:
         x.response = None
@@ -82,7 +93,8 @@ def _write(x: Exchange, deps: Deps) -> tuple[Provider, Adapter, bool, UpstreamRe
     """The request to `x.offer` with its key: who is asked, by which adapter, whether it speaks the dialect, what."""
     assert x.call is not None
     assert x.offer is not None
-    provider = deps.providers[x.offer.provider]
+    provider = x.provider
+    assert provider is not None
     adapter = provider.adapters[x.key]
     call = x.call
     native = provider.relays(call.dialect, x.offer.upstream_model)
@@ -94,8 +106,11 @@ def _write(x: Exchange, deps: Deps) -> tuple[Provider, Adapter, bool, UpstreamRe
         request = adapter.prepare(call, x.offer)
     except (UpstreamError, BadRequest) as error:
         # Its credential is not here yet, or no more; or it has no words for what is asked.
-        x.attempts.append((provider.name, error.error_type))
-        deps.telemetry.count_attempt(provider.name, error.error_type)
+        told = _told(x, error)
+        x.attempts.append((provider.name, told.error_type))
+        deps.telemetry.count_attempt(provider.name, told.error_type)
+        if told is not error:
+            raise told from None
         raise
     if request.dropped:
         x.dropped += request.dropped
@@ -105,12 +120,19 @@ def _write(x: Exchange, deps: Deps) -> tuple[Provider, Adapter, bool, UpstreamRe
     return provider, adapter, native, request
 
 
+def _told(x: Exchange, error: GatewayError) -> GatewayError:
+    """A failure as what it is: of a credential that is not ours."""
+    if x.offer is not None and x.offer.own is not None and isinstance(error, UpstreamCredentials):
+        return OwnKeyRefused.of(x.offer.provider, error)
+    return error
+
+
 async def _send_hedged(
     x: Exchange, hedge: Hedge, first: Awaitable[UpstreamResponse], deps: Deps
 ) -> "tuple[UpstreamResponse, tuple[Provider, Adapter, bool, UpstreamRequest] | None]":
     """The better of two answers; and if it is the second one's, what was sent for it, `x` being changed to match."""
     # What the first try set is needed again should it win.
-    before = (x.offer, x.key, x.timeouts, x.spoken, x.bridge, x.dropped)
+    before = (x.offer, x.provider, x.key, x.timeouts, x.spoken, x.bridge, x.dropped)
     written: tuple[Provider, Adapter, bool, UpstreamRequest] | None = None
     clock, telemetry = deps.clock, deps.telemetry
     started_s = second_s = clock.monotonic()
@@ -121,6 +143,7 @@ async def _send_hedged(
         if step is None:
             return None
         x.offer, x.key = step.candidate.offer, step.key.number
+        x.provider = deps.provider_of(x.offer)
         x.timeouts = x.offer.timeouts
         second_s = clock.monotonic()
         try:
@@ -139,12 +162,12 @@ async def _send_hedged(
             tasks=deps.tasks,
         )
     except BaseException:
-        x.offer, x.key, x.timeouts, x.spoken, x.bridge, x.dropped = before
+        x.offer, x.provider, x.key, x.timeouts, x.spoken, x.bridge, x.dropped = before
         raise
     hedge.won = winner.second
     mine, other = x.offer, before[0]
     if not hedge.won:
-        x.offer, x.key, x.timeouts, x.spoken, x.bridge, x.dropped = before
+        x.offer, x.provider, x.key, x.timeouts, x.spoken, x.bridge, x.dropped = before
         mine, other = other, mine
         written = None
     if loser is not None and other is not None:

@@ -27,6 +27,8 @@ from gateway.errors import (
     BadRequest,
     CallerGone,
     GatewayError,
+    OwnKeyRefused,
+    UpstreamCredentials,
     UpstreamDisconnected,
     UpstreamError,
 )
@@ -76,6 +78,10 @@ async def converse(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     x.call = call
     x.menu = deps.router.menus.find(model, Dialect.OPENAI_OTHER)
     assert x.principal is not None
+    if (keychain := x.principal.keychain) is not None:
+        x.menu = keychain.extend(x.menu, keep=True)
+        if keychain.renewals:
+            await deps.keychains.ready(keychain)
     if x.principal.constraints is not None:
         x.menu = permit(x.menu, x.principal.constraints, model)
     x.offers = x.menu.offers
@@ -126,17 +132,21 @@ async def _reach(x: Exchange, deps: Deps, call: Call) -> ClientConnection:
         if step.wait_s:
             await asyncio.sleep(step.wait_s)
         x.offer, x.key = step.candidate.offer, step.key.number
+        x.provider = deps.provider_of(x.offer)
         begin(step)
         outcome = "caller_gone"
         try:
             opened = await _open(x, deps, call, step.candidate.offer, step.key.number)
         except UpstreamError as error:
-            outcome = error.error_type
-            failed = Failed(verdict=judge(error), retry_after_s=error.retry_after_s)
+            told = error
+            if x.offer.own is not None and isinstance(error, UpstreamCredentials):
+                told = OwnKeyRefused.of(x.offer.provider, error)
+            outcome = told.error_type
+            failed = Failed(verdict=judge(told), retry_after_s=told.retry_after_s)
             fail(step, failed, monotonic(), router.rules)
             following = course.after(step, failed, monotonic())
             if following is None:
-                raise
+                raise told from None
         else:
             outcome = "ok"
             succeed(step, monotonic())
@@ -149,7 +159,8 @@ async def _reach(x: Exchange, deps: Deps, call: Call) -> ClientConnection:
 
 
 async def _open(x: Exchange, deps: Deps, call: Call, offer: Offer, key: int) -> ClientConnection:
-    provider = deps.providers[offer.provider]
+    provider = x.provider
+    assert provider is not None
     adapter = provider.adapters[key]
     named = b"model=" + urllib.parse.quote(offer.upstream_model, safe="").encode("ascii")
     query = named + b"&" + call.query if call.query else named

@@ -191,7 +191,9 @@ async def _get(x: Exchange, deps: Deps, path: bytes) -> UpstreamResponse:
     """Ask for something where the request's objects live."""
     assert x.pin is not None
     name, key = x.pin
-    return await ask_provider(deps.client, deps.providers[name], path, key=key, request_id=x.id)
+    provider = deps.providers[name] if x.pinned is None else x.pinned.provider
+    assert provider is not None
+    return await ask_provider(deps.client, provider, path, key=key, request_id=x.id)
 
 
 def _offer(x: Exchange, deps: Deps, upstream_model: str) -> Offer:
@@ -202,4 +204,4 @@ def _offer(x: Exchange, deps: Deps, upstream_model: str) -> Offer:
         raise UnknownModel(upstream_model)
     if offer.price is None and not offer.free:
         raise Unpriced
-    return offer
+    return offer if x.pinned is None else msgspec.structs.replace(offer, own=x.pinned)

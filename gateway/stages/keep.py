@@ -93,7 +93,8 @@ async def _answer_in_background(x: Exchange, deps: Deps, body: bytes) -> None:
     assert x.spoken is not None
     assert x.response is not None
     assert x.offer is not None
-    tap = deps.providers[x.offer.provider].adapter.tap(x.spoken, x.response.head)
+    assert x.provider is not None
+    tap = x.provider.adapter.tap(x.spoken, x.response.head)
     tap.feed(body)
     tap.end()
     document = read_document(body)
@@ -118,7 +119,7 @@ async def _answer_in_background(x: Exchange, deps: Deps, body: bytes) -> None:
 
 def _owned(x: Exchange, deps: Deps, document: Document, *, kind: str) -> Owned:
     assert x.principal is not None
-    assert x.offer is not None
+    assert x.provider is not None
     now_s = deps.clock.now()
     expires_s = document.expires_at if kind in ("file", "upload", "container") else None
     if kind == "response":
@@ -131,8 +132,8 @@ def _owned(x: Exchange, deps: Deps, document: Document, *, kind: str) -> Owned:
         kind=kind,
         account_id=x.principal.account_id,
         key_id=x.principal.key_id,
-        provider=x.offer.provider,
-        fingerprint=deps.providers[x.offer.provider].fingerprints[x.key],
+        provider=x.provider.name,
+        fingerprint=x.provider.fingerprints[x.key],
         created_s=now_s,
         expires_s=expires_s,
         pending=kind == "batch" and x.charge is not None,

@@ -5,7 +5,10 @@ Rules:
 - Objects live under one key of one provider. A request that refers to objects in two places is refused: no provider
   knows both.
 - What a request makes without referring to anything is made where the configuration says, or where the caller asks
-  in `x-gateway-provider`; all of one account under one of its keys, so that it can be used together.
+  in `x-gateway-provider`; all of one account under one of its keys, so that it can be used together. Where the
+  account has a key of its own for that provider, before the operator's, that is the one.
+- What was made with an account's own key is found with that key alone. When it is deleted or switched off, requests
+  about it are refused; the object stays at the provider, where the key's owner finds it.
 
 Nearly every request refers to nothing, and pays for being told so by a few searches for bytes.
 """
@@ -16,9 +19,11 @@ from functools import partial
 from typing import Final
 
 from gateway.deps import Deps, Handler
-from gateway.errors import BadRequest, NoOffer, UnknownObject
+from gateway.errors import BadRequest, NoOffer, OwnKeyGone, UnknownObject
 from gateway.exchange import Call, Exchange
 from gateway.kernel.objects import Charge, Owned
+from gateway.kernel.own_keys import is_own
+from gateway.routing.keychain import OwnKey
 from gateway.wire.dialects import Dialect
 from gateway.wire.objects import StartFinder, may_refer, references
 
@@ -33,6 +38,7 @@ def own(x: Exchange, *, deps: Deps, call_next: Handler) -> Awaitable[None]:
         UnknownObject: something that it refers to is not the caller's.
         BadRequest: what it refers to lives in different places, or can't be read.
         NoOffer: the provider that keeps it is not configured any more, or none keeps such things.
+        OwnKeyGone: it was made with a key of the account's own that is not here.
         StoreUnavailable: nobody can tell whose it is.
     """
     call = x.call
@@ -94,12 +100,21 @@ async def _refuse_foreign(x: Exchange, deps: Deps, path: bytes) -> None:
 
 def _pin(x: Exchange, deps: Deps, owned: Owned) -> None:
     provider = deps.providers.get(owned.provider)
-    if provider is None or owned.fingerprint not in provider.fingerprints:
+    own: OwnKey | None = None
+    if provider is not None and is_own(owned.fingerprint):
+        assert x.principal is not None
+        keychain = x.principal.keychain
+        own = None if keychain is None else keychain.find(owned.provider, owned.fingerprint)
+        if own is None:
+            raise OwnKeyGone
+        place = (owned.provider, 0)
+    elif provider is None or owned.fingerprint not in provider.fingerprints:
         raise NoOffer(f"The provider that keeps `{owned.id}` is not configured any more.")
-    place = (owned.provider, provider.fingerprints.index(owned.fingerprint))
-    if x.pin is not None and x.pin != place:
+    else:
+        place = (owned.provider, provider.fingerprints.index(owned.fingerprint))
+    if x.pin is not None and (x.pin != place or x.pinned is not own):
         raise BadRequest("The request refers to objects that are kept at different providers.")
-    x.pin = place
+    x.pin, x.pinned = place, own
 
 
 def _place(x: Exchange, deps: Deps) -> None:
@@ -111,6 +126,10 @@ def _place(x: Exchange, deps: Deps) -> None:
     name = asked or settings.objects.provider or settings.default_provider or _first(keeping, deps)
     if name not in keeping:
         raise NoOffer("No provider here keeps objects." if not asked else "That provider keeps no objects.")
+    keychain = x.principal.keychain
+    if keychain is not None and (own := keychain.maker(name)) is not None:
+        x.pin, x.pinned = (name, 0), own
+        return
     keys = len(deps.providers[name].adapters)
     x.pin = (name, x.principal.account_id % keys)
 
@@ -136,22 +155,26 @@ class _Learner:
         if not self._finder.done:
             return False
         x, deps = self._x, self._deps
-        if self._finder.id and x.offer is not None and x.principal is not None:
-            provider = deps.providers[x.offer.provider]
-            if Dialect.OPENAI_RESPONSES in provider.native:
-                now_s = deps.clock.now()
-                x.owned = Owned(
-                    id=self._finder.id,
-                    kind="response",
-                    account_id=x.principal.account_id,
-                    key_id=x.principal.key_id,
-                    provider=provider.name,
-                    fingerprint=provider.fingerprints[x.key],
-                    created_s=now_s,
-                    expires_s=now_s + deps.settings.objects.response_days * _DAY_S,
-                    pending=x.call is not None and x.call.peek.background,
-                )
-                deps.objects.note(x.owned, charge=self._charge())
+        provider = x.provider
+        if (
+            self._finder.id
+            and provider is not None
+            and x.principal is not None
+            and Dialect.OPENAI_RESPONSES in provider.native
+        ):
+            now_s = deps.clock.now()
+            x.owned = Owned(
+                id=self._finder.id,
+                kind="response",
+                account_id=x.principal.account_id,
+                key_id=x.principal.key_id,
+                provider=provider.name,
+                fingerprint=provider.fingerprints[x.key],
+                created_s=now_s,
+                expires_s=now_s + deps.settings.objects.response_days * _DAY_S,
+                pending=x.call is not None and x.call.peek.background,
+            )
+            deps.objects.note(x.owned, charge=self._charge())
         return True
 
     def _charge(self) -> Charge | None:

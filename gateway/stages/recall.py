@@ -21,7 +21,7 @@ import msgspec
 from gateway.deps import Deps, Handler
 from gateway.downstream import Downstream, Source, open_downstream
 from gateway.errors import NotKept
-from gateway.exchange import Call, Exchange, Headers
+from gateway.exchange import Call, Exchange, Headers, Offer
 from gateway.kernel.answers import Answer
 from gateway.kernel.money import format_usd
 from gateway.wire.dialects import GEMINI_DIALECTS, Dialect
@@ -138,12 +138,18 @@ def _key(x: Exchange, wishes: Wishes, deps: Deps) -> bytes | None:
         return None
     digest = blake2b(b"%d" % principal.account_id, digest_size=32)
     parts = [call.dialect.encode(), call.path, call.query, call.model.encode("utf-8", "surrogatepass")]
-    parts += [f"{offer.provider} {offer.model}".encode("utf-8", "surrogatepass") for offer in x.offers]
+    parts += [_named(offer) for offer in x.offers]
     parts += [b"%b: %b" % header for header in sorted(call.headers) if _tells(header[0])]
     parts.append(msgspec.json.encode(asked, order="sorted"))
     for part in parts:
         digest.update(b"%d:%b" % (len(part), part))
     return digest.digest()
+
+
+def _named(offer: Offer) -> bytes:
+    """An offer among those to choose from; what was had with an account's own key is not had without it."""
+    own = "" if offer.own is None else f" {offer.own.id}"
+    return f"{offer.provider} {offer.model}{own}".encode("utf-8", "surrogatepass")
 
 
 def _is_cold(asked: dict[object, object], call: Call) -> bool:

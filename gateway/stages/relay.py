@@ -66,7 +66,8 @@ async def relay(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     assert downstream is not None
     if x.recording is not None:
         downstream = x.recording.of(downstream)
-    provider = deps.providers[x.offer.provider]
+    provider = x.provider
+    assert provider is not None
     head = response.head
     operation = x.operation
     if (operation is not None and operation.verb != "relay") or x.call.peek.background:

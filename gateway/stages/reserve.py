@@ -25,8 +25,8 @@ from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.charging import LEASE_MS
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
-from gateway.kernel.money import MAX_NANOS, Nanos, charged_units, cost_nanos, hold_nanos
-from gateway.kernel.offers import served_as
+from gateway.kernel.money import MAX_NANOS, Nanos, charged_units, fee_nanos, hold_nanos
+from gateway.kernel.offers import charge_nanos, served_as
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates, UsedUp
 from gateway.wire.ratelimit import format_duration
@@ -247,9 +247,7 @@ class _Settlement:
         offer = self._x.offer
         if self._x.fee_nanos is not None:
             return self._x.fee_nanos
-        if offer is None or offer.price is None or offer.free:
-            return 0
-        return min(cost_nanos(usage, offer.price), MAX_NANOS)
+        return 0 if offer is None else charge_nanos(usage, offer)
 
     def _record(self, usage: Usage, cost: Nanos, outcome: Outcome, attempt: str) -> UsageRecord:
         x, clock = self._x, self._deps.clock
@@ -258,6 +256,7 @@ class _Settlement:
         now_s = clock.monotonic()
         age_ms = (now_s - x.started_s) * 1000
         price = offer.price if offer is not None else None
+        own = None if offer is None else offer.own
         attempts = [Attempt(provider, result) for provider, result in x.attempts]
         if attempt and offer is not None and x.fee_nanos is None:
             attempts.append(Attempt(offer.provider, attempt))
@@ -301,12 +300,16 @@ class _Settlement:
             markup_permille=1000 if price is None else price.markup_permille,
             attempts=tuple(attempts),
             tags={**x.tags, "image": usage.image_kind} if usage.image_kind else x.tags,
+            own_key_id=None if own is None else own.id,
+            fee_permille=None if own is None else own.fee_permille,
         )
 
 
 def _worst_case(x: Exchange, offer: Offer) -> Nanos:
     if offer.free or offer.price is None:
         return 0
+    if offer.own is not None:
+        return fee_nanos(_worst_case(x, msgspec.structs.replace(offer, own=None)), offer.own.fee_permille)
     units = x.units
     tier = None if x.call is None else served_as(x.call.peek.service_tier, offer)
     if units is None:

@@ -28,6 +28,7 @@ from gateway.errors import (
     CallerGone,
     GatewayError,
     Overloaded,
+    OwnKeyRefused,
     UpstreamCredentials,
     UpstreamError,
     UpstreamRefused,
@@ -161,6 +162,7 @@ def _prepare(x: Exchange, step: Step, course: Course | None, deps: Deps) -> None
     if router.lessons.know(offer, now_s):
         offer = msgspec.structs.replace(offer, ask_usage=False)
     x.offer = offer
+    x.provider = deps.providers[offer.provider] if offer.own is None else deps.provider_of(offer)
     x.key = step.key.number
     x.timeouts = offer.timeouts
     x.on_begun = None
@@ -174,7 +176,7 @@ def _prepare(x: Exchange, step: Step, course: Course | None, deps: Deps) -> None
         x.tap = None
         x.first_byte_s = None
         x.streaming = False
-        timeouts = offer.timeouts or deps.providers[offer.provider].timeouts
+        timeouts = offer.timeouts or x.provider.timeouts
         left_s = max(0.001, x.started_s + router.rules.deadline_s - now_s)
         if timeouts.first_byte_s > left_s:
             x.timeouts = msgspec.structs.replace(timeouts, first_byte_s=left_s)
@@ -287,7 +289,7 @@ def _judged(error: GatewayError) -> Failed:
 
 def _tells(error: GatewayError) -> int:
     """How much a caller learns from it."""
-    if isinstance(error, UpstreamRefused):
+    if isinstance(error, UpstreamRefused | OwnKeyRefused):
         return 2
     if isinstance(error, BadRequest):
         return -1

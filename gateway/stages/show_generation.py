@@ -64,6 +64,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     #: Until the first byte of the answer.
     first_token_ms: int | None
     attempts: list[Try]
+    #: Whether it went out with a provider key of the account's own; then the cost is a fee, of so many thousandths of
+    #: what it would have cost without.
+    own_key: bool
+    fee_permille: int | None
     tags: dict[str, str]
 
 
@@ -87,7 +91,7 @@ class OpenRouterGeneration(msgspec.Struct, frozen=True, kw_only=True):
     native_tokens_completion: int
     native_tokens_reasoning: int
     native_tokens_cached: int
-    is_byok: bool = False
+    is_byok: bool
 
 
 class OpenRouterAnswer(msgspec.Struct, frozen=True):
@@ -166,6 +170,8 @@ def _as_ours(row: UsageRow) -> Generation:
         latency_ms=row.latency_ms,
         first_token_ms=row.first_token_ms,
         attempts=[Try(attempt.provider, attempt.outcome) for attempt in row.attempts],
+        own_key=row.fee_permille is not None,
+        fee_permille=row.fee_permille,
         tags=row.tags,
     )
 
@@ -192,5 +198,6 @@ def _as_openrouter(row: UsageRow) -> OpenRouterAnswer:
             native_tokens_completion=row.output_tokens,
             native_tokens_reasoning=row.output_reasoning_tokens,
             native_tokens_cached=row.input_cached_tokens,
+            is_byok=row.fee_permille is not None,
         )
     )

@@ -108,6 +108,8 @@ async def test_a_request_is_shown_with_what_it_cost(shop, settled):
         "cost_usd": "0.000013",
         "cost_nanos": COST_NANOS,
         "attempts": [{"provider": "local", "outcome": "ok"}],
+        "own_key": False,
+        "fee_permille": None,
         "tags": {},
     }
 

@@ -19,7 +19,7 @@ from gateway.infra.postgres import Database
 from gateway.kernel.key_store import find_key
 from tests.acceptance.answers import ASK, CHAT
 from tests.gateways import PATIENCE_S, Connection, ServedGateway, connect
-from tests.upstreams import RECEIVE, REPEAT, ScriptedUpstream, answer, play
+from tests.upstreams import ScriptedUpstream, answer
 
 CONFIG = """
 [providers.local]
@@ -31,6 +31,8 @@ models = ["gpt-x"]
 input_usd_per_mtok = 0.0
 output_usd_per_mtok = 0.0
 free = true
+[own_keys.masters]
+k1 = "{master}"
 [log]
 level = "error"
 access = ""
@@ -40,6 +42,9 @@ WORKERS = 3
 CALLERS = 24
 #: So many answers of the new kind in a row, from each caller, end a watch.
 ENOUGH = 3
+#: The provider key of an account's own; the provider refuses it, so that callers see when it is used.
+OWN = "sk-own-of-the-account"
+MASTER = "5a" * 32
 #: Promised is 1; what is asserted allows for a machine on which everything takes its time.
 PROMPT_S = 5.0
 
@@ -125,13 +130,20 @@ class Site:
         assert late_s < PROMPT_S
 
 
+async def refuse_own(peer: Any) -> None:
+    """Answers whoever does not come with the account's own key."""
+    while True:
+        request = await peer.receive()
+        own = request.header(b"authorization") == b"Bearer " + OWN.encode()
+        await peer.send(answer(b'{"error":{"message":"No."}}', status=403) if own else answer(CHAT))
+
+
 @pytest.fixture
 async def site(database: str, redis_url: str) -> AsyncIterator[Site]:
     async with contextlib.AsyncExitStack() as stack:
-        upstream = await stack.enter_async_context(ScriptedUpstream(play(RECEIVE, answer(CHAT), REPEAT)))
-        gateway = await stack.enter_async_context(
-            ServedGateway(Stores(database, redis_url), CONFIG.format(url=upstream.url), workers=WORKERS)
-        )
+        upstream = await stack.enter_async_context(ScriptedUpstream(refuse_own))
+        config = CONFIG.format(url=upstream.url, master=MASTER)
+        gateway = await stack.enter_async_context(ServedGateway(Stores(database, redis_url), config, workers=WORKERS))
         opened = await stack.enter_async_context(Database(database, pool_size=2, timeout_s=PATIENCE_S))
         yield Site(gateway, opened, stack)
 
@@ -188,6 +200,27 @@ async def test_a_plan_takes_effect_on_all_workers_within_a_second(site: Site):
 
     # More than the plan allows in a day have been made when it is assigned, or soon after.
     await site.watch(text, assign, wanted=429, what="another plan")
+
+
+async def test_an_own_key_takes_effect_and_ends_on_all_workers_within_a_second(site: Site):
+    _, text = await site.make_key()
+    made: dict[str, Any] = {}
+
+    async def bring() -> None:
+        made.update(
+            await site.call(b"POST", "/user/provider-keys", {"provider": "local", "api_key": OWN, "mode": "only"})
+        )
+
+    async def change(**members: object) -> None:
+        await site.call(b"PATCH", f"/user/provider-keys/{made['id']}", members)
+
+    async def delete() -> None:
+        await site.call(b"DELETE", f"/user/provider-keys/{made['id']}", {})
+
+    await site.watch(text, bring, wanted=403, what="bringing a provider key")
+    await site.watch(text, lambda: change(enabled=False), wanted=200, what="switching it off")
+    await site.watch(text, lambda: change(enabled=True), wanted=403, what="switching it on")
+    await site.watch(text, delete, wanted=200, what="deleting it")
 
 
 async def test_the_requests_of_a_life_are_counted_over_all_workers(site: Site):

@@ -29,7 +29,7 @@ from gateway.dataplane import Crossing, DataPlane
 from gateway.infra.embedded import Stores
 from gateway.kernel.keys import mint
 from gateway.secret import Secret
-from gateway.settings import Log, Model, Provider, Settings
+from gateway.settings import Log, Model, OwnKeys, Provider, Settings
 from tests.gateways import _furnish
 
 PEPPER = "the pepper of the tests of the control plane"
@@ -127,8 +127,14 @@ class Desk:
             auth=msgspec.structs.replace(base.auth, pepper=Secret(PEPPER)),
             log=Log(access=""),
             providers_from_environment=False,
-            providers={"echo": Provider(adapter="echo", models=("echo", "*"))},
+            providers={
+                "echo": Provider(adapter="echo", models=("echo", "*")),
+                # Nobody is there. It is for what needs a provider that takes keys of one's own.
+                "own": Provider(adapter="compatible", base_url="http://127.0.0.1:9/v1", models=("own-*",)),
+                **base.providers,
+            },
             models={"*": Model(free=True)},
+            own_keys=base.own_keys if base.own_keys.masters else OwnKeys(masters={"k1": Secret("0f" * 32)}),
         )
 
     async def __aenter__(self) -> Self:

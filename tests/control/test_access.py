@@ -82,6 +82,20 @@ async def make_key(owner: Caller) -> dict[str, object]:
     return {"key_id": (await owner.key()).key_id}
 
 
+async def make_provider_key(owner: Caller) -> dict[str, object]:
+    """A provider key that the caller's account brought."""
+    key_id = owner.desk.parts.new_id()
+    await owner.desk.parts.database.execute(
+        "insert into provider_keys (id, account_id, provider, name, mode, last_four, fingerprint, master_id, nonce, "
+        "sealed) values ($1::text::uuid, $2, 'own', 'own', 'first', '1234', $1, 'k1', $3, $4)",
+        key_id,
+        owner.account_id,
+        bytes(12),
+        bytes(20),
+    )
+    return {"provider_key_id": key_id}
+
+
 async def make_reject(owner: Caller) -> dict[str, object]:
     """Usage that could not be settled."""
     reject_id = await owner.desk.parts.database.fetch_value(
@@ -150,6 +164,11 @@ CASES: dict[str, Case] = {
     "GET /user/api-keys/usage": Case("user"),
     "GET /user/api-keys/{key_id}/usage": Case("user", make=make_key),
     "GET /user/api-keys/audit-logs": Case("user"),
+    "GET /user/provider-keys": Case("user"),
+    "POST /user/provider-keys": Case("developer", {"provider": "own", "api_key": "sk-a-key-of-ones-own"}),
+    "GET /user/provider-keys/{provider_key_id}": Case("user", make=make_provider_key),
+    "PATCH /user/provider-keys/{provider_key_id}": Case("developer", {"enabled": False}, make_provider_key),
+    "DELETE /user/provider-keys/{provider_key_id}": Case("developer", make=make_provider_key),
     "GET /user/rate-limits": Case("user"),
     "PUT /user/rate-limits/{key_id}": Case("developer", SIX_LIMITS, make_key),
     "POST /user/rate-limits/bulk-update": Case("developer", {"updates": [{"key_id": "nobody's", **SIX_LIMITS}]}),

@@ -66,6 +66,9 @@ async def some_price(boss: Caller) -> dict[str, object]:
 
 #: What each leaves. A new route that changes something belongs here, or above with a reason.
 CHANGES: dict[str, Change] = {
+    "POST /user/provider-keys": Change("provider_keys.create"),
+    "PATCH /user/provider-keys/{provider_key_id}": Change("provider_keys.update"),
+    "DELETE /user/provider-keys/{provider_key_id}": Change("provider_keys.delete"),
     "PUT /user/password": Change("users.change_login"),
     "PUT /user/profile": Change("users.update"),
     "DELETE /user/account": Change("users.delete"),

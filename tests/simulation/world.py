@@ -48,6 +48,8 @@ from gateway.kernel.request_id import RequestIds
 from gateway.kernel.security import SecurityLog
 from gateway.kernel.settler import CHANNEL
 from gateway.kernel.unsettled import Unsettled, find_known
+from gateway.kernel.vault import Vault
+from gateway.keychains import Keychains
 from gateway.registry import Registry
 from gateway.routing.router import Router
 from gateway.secret import Secret
@@ -55,6 +57,7 @@ from gateway.server.protocol import DirectProtocol
 from gateway.settings import Provider, Retries, Routing, Settings, Timeouts, Upstream
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
+from gateway.upstream.renewal import Renewals
 from gateway.wire.estimate import estimate_input_tokens
 from tests.crash.crowd import INPUT_NANOS, INPUT_TOKENS, OUTPUT_NANOS
 from tests.simulation.clockwork import Process, SimClock, SimLoop
@@ -145,19 +148,27 @@ class Worker:
         self.loader = Loader(database, wire, partitions=PARTITIONS)
         self.replay = Replay(self.journal, wire, reachable=lambda: wire.connected, second_copy=self.unsettled)
         self.client = UpstreamClient(SETTINGS.upstream, dial=world.providers.dialler(process))
+        router = Router.of(
+            SETTINGS,
+            offers,
+            dialects={name: each.adapter.dialects for name, each in registry.providers.items()},
+            keys={name: len(each.adapters) for name, each in registry.providers.items()},
+            clock=clock,
+            chance=world.draw.random,
+        )
         self.deps = Deps(
             settings=SETTINGS,
             clock=clock,
             keys=KeyRing(SETTINGS.auth, pepper=PEPPER, fetch=world.find_key, clock=clock),
             offers=offers,
             providers=registry.providers,
-            router=Router.of(
-                SETTINGS,
-                offers,
-                dialects={name: each.adapter.dialects for name, each in registry.providers.items()},
-                keys={name: len(each.adapters) for name, each in registry.providers.items()},
-                clock=clock,
-                chance=world.draw.random,
+            router=router,
+            keychains=Keychains(
+                registry,
+                Vault({}, active=""),
+                health=router.health,
+                renewals=Renewals(self.client, clock=clock),
+                fee_permille=0,
             ),
             client=self.client,
             ledger=wire,

@@ -119,6 +119,8 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     #: How it ended: `ok`, or why not.
     finish_reason: str
     app: str
+    #: The provider key of the account's own that it went out with; the cost is a fee then.
+    own_key_id: UUID | None
     status: int
     metadata: dict[str, Any]  # Any: numbers, texts, and the caller's own tags
 
@@ -271,6 +273,7 @@ def _activity(row: Row, account_id: int) -> Activity:
         speed=speed or None,
         finish_reason=row["outcome"],
         app="API",
+        own_key_id=row["own_key_id"],
         status=row["status"],
         metadata={
             "prompt_tokens": row["input_tokens"],

@@ -3,7 +3,7 @@
 -- list_activity: requests of an account that began in a span, newest first; null is any model or provider, and no place
 -- the newest
 select request_id, created_at, key_id, model, provider, route, status, outcome, error_type, stream, latency_ms,
-       first_token_ms, input_tokens, output_tokens, cost_nanos, tags
+       first_token_ms, input_tokens, output_tokens, cost_nanos, own_key_id, tags
 from usage_records
 where account_id = $1 and created_at >= $2 and created_at < $3
     and ($4::text is null or model = $4) and ($5::text is null or provider = $5)

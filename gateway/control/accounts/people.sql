@@ -118,6 +118,9 @@ update accounts set status = 'closed', name = 'closed account ' || id where id =
 -- revoke_account_keys: all of an account
 update keys set revoked_at = coalesce(revoked_at, now()), name = 'key ' || id where account_id = $1 returning id;
 
+-- delete_provider_keys: those that an account brought itself
+delete from provider_keys where account_id = $1;
+
 -- forget_person: nothing personal is left
 update users
 set email = null, username = null, name = null, password_hash = null, verified_at = null, status = 'deleted',

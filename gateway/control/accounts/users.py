@@ -3,7 +3,8 @@
 Rules:
 - What is shown of limits is what the limiter counts, of usage what was settled; nothing is added up in here.
 - A person who leaves is forgotten: name, address, password, sessions, identities. Accounts that nobody else owns are
-  closed and their keys end at once. What was paid and used stays, as numbers, because the books must.
+  closed, their keys end at once, and the provider keys that they brought are deleted. What was paid and used stays,
+  as numbers, because the books must.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -394,6 +395,7 @@ async def forget_person(parts: Parts, who: audit.By, user_id: int) -> list[str]:
             rows = await session.fetch(queries["revoke_account_keys"], owned["account_id"])
             revoked += [row["id"] for row in rows]
             await session.execute(queries["close_account"], owned["account_id"])
+            await session.execute(queries["delete_provider_keys"], owned["account_id"])
             await audit.record(
                 session,
                 who,

@@ -50,7 +50,7 @@ async def read_all(database: Database, vault: Vault) -> set[str]:
     rows = await database.fetch(
         "select id::text, provider, mode, fingerprint, master_id, nonce, sealed from provider_keys where account_id = 7"
     )
-    return {SealedKey(**dict(row)).open(vault, 7).text for row in rows}
+    return {SealedKey(**dict(row)).open(vault, 7).reveal() for row in rows}
 
 
 async def test_a_rotation_that_was_stopped_half_way_goes_on_where_it_was(opened):
@@ -131,7 +131,7 @@ async def test_what_was_made_with_a_key_finds_it_while_it_is_there_and_on(opened
 
     found = await find("sk-1")
     assert isinstance(found, SealedKey)
-    assert found.open(OLD, 7).text == "sk-1"
+    assert found.open(OLD, 7).reveal() == "sk-1"
     assert await find("sk-2") == "off"
     assert await find("sk-3") is None
     assert await find("sk-1", account_id=8) is None

@@ -145,12 +145,13 @@ class Answered:
         self.x.response = _Response(self.body, headers or [], status)  # type: ignore[assignment]
         self.x.downstream = self.caller  # type: ignore[assignment]
         self.x.on_whole = lambda: 25_000
+        provider: Any = SimpleNamespace(name="local", adapter=_Adapter(), fingerprints=("print",))
+        self.x.provider = provider
         self.deps = deps_of(
             settings=Settings(objects=Objects(response_days=30), batches=Batches(poll_s=60)),
             clock=self.clock,
             objects=self.objects,
             charging=self.charging,
-            providers={"local": SimpleNamespace(adapter=_Adapter(), fingerprints=("print",))},
         )
 
     async def run(self) -> "Answered":
