@@ -38,6 +38,8 @@ CANDIDATES_MAX: Final = 128
 REASONING_FORMAT: Final = "google-gemini-v1"
 _NONE: Final = msgspec.Raw(b"")
 _NOTHING: Final = frozenset({b"", b"null", b"{}", b"[]"})
+#: What is longer is none of them.
+_NOTHING_BYTES: Final = len(b"null")
 
 _LENGTH: Final = frozenset({"MAX_TOKENS"})
 _FILTERED: Final = frozenset(
@@ -118,6 +120,31 @@ _decode = msgspec.json.Decoder(_Event).decode
 _decode_many = msgspec.json.Decoder(list[_Event]).decode
 
 
+def _whole_events(data: bytes) -> list[bytes]:
+    """The data of the events in a piece that is nothing but whole events, of one line each; else nothing."""
+    end = b"\r\n\r\n" if data.endswith(b"\r\n\r\n") else b"\n\n"
+    if not data.endswith(end):
+        return []
+    blocks = data[6 : -len(end)].split(end + b"data: ")
+    # Two lines of data, or line ends of both kinds, are for who reads with care.
+    if any(block.find(b"\n") >= 0 or block.find(b"\r") >= 0 for block in blocks):
+        return []
+    return blocks
+
+
+def _only_text(candidate: _Candidate) -> str | None:
+    """What a candidate says that says nothing else, and is not at its end."""
+    content = candidate.content
+    if content is None or candidate.finishReason or candidate.logprobsResult or candidate.groundingMetadata:
+        return None
+    parts = content.parts
+    if parts is None or len(parts) != 1:
+        return None
+    part = parts[0]
+    # Whatever else a part has, it has it instead of text; but a signature and the mark of a thought.
+    return None if part.thought or part.thoughtSignature else part.text
+
+
 class _Writer(ChunkWriter):
     """With what only Google's answers have."""
 
@@ -179,7 +206,7 @@ class _Reader:
 
     def note(self, event: _Event) -> None:
         """Take what counts for the whole answer."""
-        if bytes(event.usageMetadata) not in _NOTHING:
+        if len(event.usageMetadata) > _NOTHING_BYTES:
             self._report = event.usageMetadata
 
     def searched(self, grounding: _Grounding) -> None:
@@ -227,12 +254,10 @@ class GoogleStreamTap(StreamTap):
     def feed(self, data: bytes) -> bytes:
         if self.failure is not None:
             return b""
-        if data.startswith(b"data: ") and self._scanner.resting and data.count(b"\n") == 2:
-            # One whole event, as it usually comes.
-            if data.endswith(b"\r\n\r\n"):
-                return self.event(data[6:-4])
-            if data.endswith(b"\n\n") and data.find(b"\r") < 0:
-                return self.event(data[6:-2])
+        if data.startswith(b"data: ") and self._scanner.resting and (events := _whole_events(data)):
+            if len(events) == 1:
+                return self.event(events[0])
+            return b"".join([self.event(event) for event in events if self.failure is None])
         try:
             frames = self._scanner.feed(data)
         except EventTooLong:
@@ -267,10 +292,18 @@ class GoogleStreamTap(StreamTap):
         return self.chunks(event, data)
 
     def chunks(self, event: _Event, data: bytes) -> bytes:
-        if bytes(event.error) not in _NOTHING:
+        if len(event.error) > _NOTHING_BYTES:
             self.failure = failure_inside(data, secret=self._secret)
             return b""
         self._reader.note(event)
+        candidates = event.candidates
+        if candidates is not None and len(candidates) == 1 and event.promptFeedback is None:
+            text = _only_text(candidates[0])
+            if text and (known := self._choices.get(candidates[0].index or 0)) is not None:
+                # The usual: one more piece of what is being said.
+                known[0].said = True
+                self._count(text)
+                return known[1].text(text)
         if not self._begun:
             self._begun = True
             if event.responseId:
