@@ -42,6 +42,21 @@ _ROWS: Final = (
     ("saturation", "sustained_events_per_s", "ev/s", "paced SSE, sustained"),
     ("saturation", "peak_events_per_s", "ev/s", "  peak"),
     ("saturation", "cpu_us", "us", "  processor time of one"),
+    ("translated", "relay_events_per_s", "ev/s", "paced SSE, relayed"),
+    *(
+        row
+        for name, title in (
+            ("chat_from_anthropic", "chat from Anthropic's"),
+            ("chat_from_google", "chat from Google's"),
+            ("messages_from_chat", "messages from chat"),
+            ("responses_from_chat", "responses from chat"),
+        )
+        for row in (
+            ("translated", f"{name}_events_per_s", "ev/s", f"  {title}"),
+            ("translated", f"share_{name}", "", "    share of what is relayed"),
+            ("translated", f"cpu_us_{name}", "us", "    processor time of one"),
+        )
+    ),
     ("paced", "delay_p50_ms", "ms", "500 paced streams, delay p50"),
     ("paced", "delay_p99_ms", "ms", "  p99"),
     ("paced", "delay_p999_ms", "ms", "  p99.9"),

@@ -3,6 +3,7 @@
 `json`        closed loop, 64 connections, one small completion each: requests a second
 `burst`       closed loop, 64 connections, 50 events in one write: streams a second
 `saturation`  paced streams, ever more of them: events a second that still come as they are sent
+`translated`  the same for streams that are translated, and what share that is of those that are relayed
 `paced`       500 paced streams: how much later an event is read than it was sent
 `memory`      resident memory of the relaying process, idle and with 1,000 streams open
 
@@ -13,7 +14,7 @@ figure is a floor. Start-up and soak are the gateway's own and stand at the end.
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,8 @@ import msgspec
 import uvloop
 
 from benchmarks import machine, wrk
-from benchmarks.sink import Sink, hold, ramp, sustained
-from benchmarks.targets import Gateway, Providers, Target
+from benchmarks.sink import Point, Sink, hold, ramp, sustained
+from benchmarks.targets import ANTHROPIC, CHAT, CHAT_ONLY, GOOGLE, Gateway, Providers, Target
 from gateway.infra.clock import SystemClock
 from gateway.loadtest.engine import Engine, Plan
 from gateway.loadtest.histogram import Histogram
@@ -41,6 +42,9 @@ RAMP_FIRST_STREAMS: Final = 500
 _ENDLESS: Final = 1_000_000
 #: What a process that has just started may take to come to rest.
 _SETTLE_S: Final = 1.0
+#: Processor time in as long that is next to nothing, and how often it is looked.
+_RESTING_S: Final = 0.05
+_REST_TRIES: Final = 15
 _CLOCK: Final = SystemClock()
 _MB: Final = 1024 * 1024
 
@@ -144,6 +148,37 @@ def body(model: str, *, stream: bool) -> bytes:
     )
 
 
+def message_body(model: str) -> bytes:
+    """The same for Anthropic's Messages API."""
+    return (
+        b'{"model":"' + model.encode() + b'","max_tokens":64,"stream":true,"system":"You are a helpful assistant.",'
+        b'"messages":[{"role":"user","content":"In one sentence, what should a gateway cost?"}]}'
+    )
+
+
+def response_body(model: str) -> bytes:
+    """The same for OpenAI's Responses API."""
+    return (
+        b'{"model":"' + model.encode() + b'","max_output_tokens":64,"stream":true,"instructions":"You are helpful.",'
+        b'"input":"In one sentence, what should a gateway cost, and how would you prove it?"}'
+    )
+
+
+def _chat_body(model: str) -> bytes:
+    return body(model, stream=True)
+
+
+RELAY: Final = "relay"
+#: Whose stream is asked of whom: the caller's path and request, and the model that leads to the provider.
+TRANSLATIONS: Final[dict[str, tuple[str, str, Callable[[str], bytes]]]] = {
+    RELAY: (CHAT, CHAT_ONLY, _chat_body),
+    "chat_from_anthropic": (CHAT, ANTHROPIC, _chat_body),
+    "chat_from_google": (CHAT, GOOGLE, _chat_body),
+    "messages_from_chat": ("/v1/messages", CHAT_ONLY, message_body),
+    "responses_from_chat": ("/v1/responses", CHAT_ONLY, response_body),
+}
+
+
 # The scenarios.
 
 
@@ -197,31 +232,39 @@ def measure_paced(bench: Bench, target: Target) -> Outcome:
 
 def measure_saturation(bench: Bench, target: Target) -> Outcome:
     """`sustained` is where 90 % of what is offered still comes; `peak` the most that came at any overload."""
-    sink = _sink(target)
-    pid = target.relay_pid()
-    try:
-        points = ramp(
-            sink,
-            first=RAMP_FIRST_STREAMS,
-            last=bench.ramp_streams_max,
-            streams_per_s=bench.ramp_streams_per_s,
-            relay_cpu_s=lambda: machine.cpu_s(pid) if pid else 0.0,
-        )
-    finally:
-        sink.close()
-    if not points or points[-1].lost:
-        raise Invalid(f"{points[-1].lost if points else 'all'} streams were cut")
+    points = _ramp(bench, target, _sink(target))
     metrics = {
         "sustained_events_per_s": sustained(points, share=0.9),
         "peak_events_per_s": max(point.delivered_per_s for point in points),
     }
-    if pid:
-        # Before it is saturated: later it reads several events at a time, which makes each cheaper.
-        metrics["cpu_us"] = points[0].relay_cpu / points[0].delivered_per_s * 1e6
+    if target.relay_pid():
+        metrics["cpu_us"] = _event_us(points)
     return metrics, {
         "delivered": [(point.offered_per_s, point.delivered_per_s) for point in points],
         "relay cpu": [(point.offered_per_s, point.relay_cpu) for point in points],
     }
+
+
+def measure_translated(bench: Bench, target: Target) -> Outcome:
+    """Saturation, once for streams that are relayed and once for each way of translating them.
+
+    `share_NAME` is what of the relay's events a second are left; of the same minute, on the same machine.
+    """
+    if not isinstance(target, Gateway):
+        return {}, {}
+    metrics: dict[str, float] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name, (path, model, asked) in TRANSLATIONS.items():
+        origin = Origin(target.stream_url.removesuffix(CHAT) + path)
+        sink = Sink(port=origin.port, request=origin.render(asked(model), headers=target.headers))
+        _rest(target.relay_pid())
+        points = _ramp(bench, target, sink)
+        metrics[f"{name}_events_per_s"] = sustained(points, share=0.9)
+        metrics[f"cpu_us_{name}"] = _event_us(points)
+        if name != RELAY:
+            metrics[f"share_{name}"] = metrics[f"{name}_events_per_s"] / metrics[f"{RELAY}_events_per_s"]
+        curves[name] = [(point.offered_per_s, point.delivered_per_s) for point in points]
+    return metrics, curves
 
 
 def measure_memory(bench: Bench, target: Target) -> Outcome:
@@ -247,6 +290,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "json": measure_json,
     "burst": measure_burst,
     "saturation": measure_saturation,
+    "translated": measure_translated,
     "paced": measure_paced,
 }
 
@@ -351,6 +395,42 @@ def _run(
     if result.failed:
         raise Invalid(f"{result.errors} {result.error_samples}")
     return result
+
+
+def _ramp(bench: Bench, target: Target, sink: Sink) -> list[Point]:
+    """Raises Invalid."""
+    pid = target.relay_pid()
+    try:
+        points = ramp(
+            sink,
+            first=RAMP_FIRST_STREAMS,
+            last=bench.ramp_streams_max,
+            streams_per_s=bench.ramp_streams_per_s,
+            relay_cpu_s=lambda: machine.cpu_s(pid) if pid else 0.0,
+        )
+    finally:
+        sink.close()
+    if not points or points[-1].lost:
+        raise Invalid(f"{points[-1].lost if points else 'all'} streams were cut")
+    return points
+
+
+def _event_us(points: Sequence[Point]) -> float:
+    """Processor time of an event, before the relay is saturated: later it reads several at a time, which makes each
+    cheaper.
+    """
+    if not points[0].delivered_per_s:
+        raise Invalid("nothing came in the first second")
+    return points[0].relay_cpu / points[0].delivered_per_s * 1e6
+
+
+def _rest(pid: int | None) -> None:
+    """Wait until the relay has done with what was before: thousands of callers who left are work too."""
+    for _ in range(_REST_TRIES):
+        before_s = machine.cpu_s(pid) if pid else 0.0
+        time.sleep(_SETTLE_S)
+        if pid is None or machine.cpu_s(pid) - before_s < _RESTING_S:
+            return
 
 
 def _sink(target: Target) -> Sink:

@@ -15,6 +15,10 @@ from benchmarks import machine, nginx
 from benchmarks.process import NotReady, Process
 
 CHAT: Final = "/v1/chat/completions"
+#: Endless streams that are asked of a provider in its own format, or of one that has nothing but chat completions.
+ANTHROPIC: Final = "bench-paced-1000001"
+GOOGLE: Final = "bench-paced-1000002"
+CHAT_ONLY: Final = "bench-paced-1000003"
 _READY_S: Final = 60.0
 
 
@@ -194,7 +198,7 @@ class Gateway:
 
     def render_config(self) -> str:
         """The configuration file."""
-        return _GATEWAY_TOML.format(**vars(self.providers))
+        return _GATEWAY_TOML.format(**vars(self.providers), anthropic=ANTHROPIC, google=GOOGLE, chat=CHAT_ONLY)
 
     @property
     def _config(self) -> Path:
@@ -217,6 +221,25 @@ adapter = "openai"
 base_url = "http://127.0.0.1:{json_port}/v1"
 api_key = "not-needed"
 models = ["bench-json"]
+
+[providers.anthropic]
+adapter = "anthropic"
+base_url = "http://127.0.0.1:{stream_port}"
+api_key = "not-needed"
+models = ["{anthropic}"]
+
+[providers.google]
+adapter = "google"
+base_url = "http://127.0.0.1:{stream_port}/v1beta"
+api_key = "not-needed"
+models = ["{google}"]
+
+[providers.chat]
+adapter = "compatible"
+base_url = "http://127.0.0.1:{stream_port}/v1"
+api_key = "not-needed"
+dialects = ["openai.chat"]
+models = ["{chat}"]
 
 [providers.streams]
 adapter = "openai"

@@ -5,6 +5,9 @@ SSE events in one write, `bench-paced-1000` a thousand events, one every 20 ms, 
 of CLOCK_MONOTONIC at which it was handed to the kernel. That clock is the machine's, so a load generator in another
 process subtracts it from its own.
 
+Paced streams come in the format of the path that is asked for: OpenAI's chunks, Anthropic's events (`/v1/messages`)
+or Google's (`:streamGenerateContent`, the model in the path), so that what a translation costs can be measured.
+
 Rules: answers are rendered before the first request; there is no HTTP library, only a search for the end of the head
 and for content-length, which is all that proxies under test send; keep-alive and pipelining work. All paced streams
 hang on one timer wheel. Their events go straight to the socket, because uvloop would collect them until the end of
@@ -23,7 +26,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import uvloop
 
@@ -72,10 +75,55 @@ _JSON_ANSWER: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(COMPLETION)
 ) + COMPLETION
 
-_STAMPED: Final = _event(b'{"content":" measured"}', tail=b',"t":"%d"')
-_STAMPED_BYTES: Final = len(_STAMPED) - len(b"%d") + TIMESTAMP_DIGITS
-#: Interpolated with one integer for each event sent: chunk header, event, chunk end.
-_STAMPED_CHUNK: Final = (b"%x\r\n" % _STAMPED_BYTES) + _STAMPED.replace(b"%d", b"%019d") + b"\r\n"
+
+class Voice(NamedTuple):
+    """A paced stream in one provider's format, chunk by chunk."""
+
+    begin: bytes
+    #: Interpolated with one integer for each event sent: chunk header, event, chunk end.
+    stamped: bytes
+    end: bytes
+
+
+def _voice(begin: bytes, stamped: bytes, *end: bytes) -> Voice:
+    """`stamped` is an event with a `%d` in it."""
+    size = len(stamped) - len(b"%d") + TIMESTAMP_DIGITS
+    chunk = (b"%x\r\n" % size) + stamped.replace(b"%d", b"%019d") + b"\r\n"
+    return Voice(_STREAM_HEAD + _chunk(begin), chunk, b"".join(map(_chunk, end)) + b"0\r\n\r\n")
+
+
+def _named(kind: bytes, members: bytes) -> bytes:
+    return b'event: %b\ndata: {"type":"%b",%b}\n\n' % (kind, kind, members)
+
+
+def _fragment(part: bytes, *, tail: bytes) -> bytes:
+    return (
+        b'data: {"candidates": [{"content": {"parts": [' + part + b'],"role": "model"},"index": 0' + tail + b"}],"
+        b'"usageMetadata": {"promptTokenCount": 12,"candidatesTokenCount": 48,"totalTokenCount": 60,'
+        b'"promptTokensDetails": [{"modality": "TEXT","tokenCount": 12}]},"modelVersion": "bench",'
+        b'"responseId": "bench"}\r\n\r\n'
+    )
+
+
+_OPENAI: Final = _voice(_ROLE, _event(b'{"content":" measured"}', tail=b',"t":"%d"'), *_LAST)
+_ANTHROPIC: Final = _voice(
+    _named(
+        b"message_start",
+        b'"message":{"id":"msg_bench","type":"message","role":"assistant","model":"bench","content":[],'
+        b'"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":12,"output_tokens":1}}',
+    )
+    + _named(b"content_block_start", b'"index":0,"content_block":{"type":"text","text":""}'),
+    _named(b"content_block_delta", b'"index":0,"delta":{"type":"text_delta","text":" measured"},"t":"%d"'),
+    _named(b"content_block_stop", b'"index":0'),
+    _named(b"message_delta", b'"delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":48}'),
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+)
+_GOOGLE: Final = _voice(
+    _fragment(b'{"text": " "}', tail=b""),
+    _fragment(b'{"text": " measured"}', tail=b',"t":"%d"'),
+    _fragment(b'{"text": ""}', tail=b',"finishReason": "STOP"'),
+)
+_GOOGLE_VERB: Final = b":streamGenerateContent"
 
 
 def burst_body(events: int) -> bytes:
@@ -143,6 +191,7 @@ class Connection(asyncio.Protocol):
         self._fd = -1
         self._left = 0
         self._blocked = False
+        self._voice = _OPENAI
         self.slot = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,15 +214,16 @@ class Connection(asyncio.Protocol):
             end = body + _content_length(data[start:head_end])
             if len(data) < end:
                 break
-            self._answer(_model(data, start=body, end=end))
+            self._answer(*_asked(data, start, head_end, end))
             start = end
         self._pending = data[start:]
 
-    def _answer(self, model: bytes) -> None:
+    def _answer(self, model: bytes, voice: Voice) -> None:
         answer = self._answers.get(model)
         if answer is None and model.startswith(b"bench-paced-"):
             self._left = int(model[12:])
-            self.transport.write(_STREAM_HEAD + _chunk(_ROLE))
+            self._voice = voice
+            self.transport.write(voice.begin)
             self._wheel.add(self)
             return
         if answer is None:
@@ -189,12 +239,12 @@ class Connection(asyncio.Protocol):
             self._blocked = False
         if self._left == 0:
             self._wheel.remove(self)
-            self.transport.write(_END)
+            self.transport.write(self._voice.end)
             if self._pending:
                 self.data_received(b"")
             return
         self._left -= 1
-        event = _STAMPED_CHUNK % time.monotonic_ns()
+        event = self._voice.stamped % time.monotonic_ns()
         try:
             sent = os.write(self._fd, event)
         except BlockingIOError:
@@ -217,10 +267,15 @@ def _content_length(head: bytes) -> int:
     return 0
 
 
-def _model(data: bytes, *, start: int, end: int) -> bytes:
-    """The `bench-` model that the body names; empty where it names none."""
-    at = data.find(b'"bench-', start, end)
-    return data[at + 1 : data.find(b'"', at + 1, end)] if at >= 0 else b""
+def _asked(data: bytes, start: int, head_end: int, end: int) -> tuple[bytes, Voice]:
+    """The `bench-` model that a request names, and in which format; empty where it names none."""
+    path = data[start : data.find(b"\r\n", start)].split(b" ")[1]
+    model, found, _ = path.partition(_GOOGLE_VERB)
+    if found:
+        return model.rpartition(b"/")[2], _GOOGLE
+    at = data.find(b'"bench-', head_end, end)
+    model = data[at + 1 : data.find(b'"', at + 1, end)] if at >= 0 else b""
+    return model, _ANTHROPIC if path.startswith(b"/v1/messages") else _OPENAI
 
 
 async def serve(*, host: str, port: int, stop: asyncio.Event, ready: Callable[[int], None] | None = None) -> None:

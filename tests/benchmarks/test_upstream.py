@@ -127,3 +127,22 @@ async def test_a_caller_that_leaves_takes_its_stream_off_the_wheel() -> None:
         await lost.wait()
 
         assert wheel.streams == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "begins", "ends"),
+    [
+        ("/v1/messages", b'event: message_start\ndata: {"type":"message_start"', b'{"type":"message_stop"}\n\n'),
+        ("/v1beta/models/bench-paced-2:streamGenerateContent?alt=sse", b'data: {"candidates"', b"}\r\n\r\n"),
+    ],
+)
+async def test_a_paced_stream_is_in_the_format_of_its_path(port: int, path: str, begins: bytes, ends: bytes) -> None:
+    asked = request("bench-paced-2").replace(b"/v1/chat/completions", path.encode())
+
+    (body,) = await ask(port, asked)
+
+    assert body.startswith(begins)
+    assert body.endswith(ends)
+    events = [line[6:] for line in body.splitlines() if line.startswith(b"data: ")]
+    stamped = [event for event in map(msgspec.json.decode, events) if b'"t":' in msgspec.json.encode(event)]
+    assert len(stamped) == 2
