@@ -145,6 +145,8 @@ async def measure(stores: Stores, data_dir: str, *, users: int) -> bool:
             ("/admin/audit-logs?action=credits.add", busiest, "by action"),
             ("/admin/audit-logs", busiest, "first page"),
             ("/admin/monitor", busiest, "everything"),
+            ("/admin/usage", busiest, "all accounts, a month"),
+            ("/admin/usage?account_id=1", busiest, "the busiest account"),
             ("/health/providers", busiest, "passive"),
             ("/health/models", busiest, "passive"),
         ):

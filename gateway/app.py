@@ -44,7 +44,7 @@ from gateway.kernel.charging import Charging
 from gateway.kernel.history import History
 from gateway.kernel.holds import Holds
 from gateway.kernel.key_store import find_key, load_pepper
-from gateway.kernel.keys import CHANNEL, KeyRing
+from gateway.kernel.keys import CHANNEL, EVERY_KEY, KeyRing
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.limits import COUNTS, Limits
 from gateway.kernel.loader import Loader
@@ -529,7 +529,7 @@ async def _keep_connecting(redis: Redis) -> None:
 async def _follow_keys(redis: Redis, keys: KeyRing) -> None:
     """Drop each key that changed somewhere; when notices may have been missed, trust none without asking."""
     async for message in redis.subscribe(CHANNEL):
-        if message is None:
+        if message is None or message.data == EVERY_KEY:
             keys.doubt()
         else:
             keys.forget(message.data.decode("ascii", "replace"))

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 ENVIRONMENTS: Final = ("live", "test", "staging", "dev")
 #: Where a revoked or changed key's public id is published.
 CHANNEL: Final = b"gateway:keys"
+#: Published there in the place of an id: all of them.
+EVERY_KEY: Final = b"*"
 
 ID_LENGTH: Final = 12
 SECRET_LENGTH: Final = 43

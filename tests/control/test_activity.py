@@ -59,6 +59,35 @@ async def test_the_log_has_the_fields_that_clients_read(desk: Desk):
     }
 
 
+async def test_administrators_see_what_everybody_used_and_what_one_account_did(desk: Desk):
+    boss, ann, bob = await desk.person(role="admin"), await desk.person(), await desk.person()
+    database = desk.parts.database
+    model = f"model-{ann.account_id}"
+    for person, cost in ((ann, 2_000_000), (ann, 3_000_000), (bob, 5_000_000)):
+        await add_usage(database, person.account_id, at=TODAY, model=model, cost_nanos=cost)
+    await add_usage(
+        database, bob.account_id, at=TODAY - timedelta(days=1), model=model, error_type="provider_timeout"
+    )
+    await add_usage(database, bob.account_id, at=TODAY - timedelta(days=40), model=model)
+
+    everybody = (await boss.get("/admin/usage", model=model)).json
+    days = {"from": TODAY.date().isoformat(), "to": TODAY.date().isoformat()}
+    today = (await boss.get("/admin/usage", model=model, **days)).json
+    one = (await boss.get("/admin/usage", model=model, account_id=ann.account_id)).json
+    own = (await ann.get("/user/activity/stats", model=model)).json
+    nobody = (await boss.get("/admin/usage", model="nobody's")).json
+    too_long = await boss.get("/admin/usage", days=200)
+
+    assert (everybody["total_requests"], everybody["failed_requests"]) == (4, 1)
+    assert [each["requests"] for each in everybody["daily_stats"]] == [1, 3]
+    assert (today["total_requests"], today["total_tokens"], today["total_spend"]) == (3, 450, 0.01)
+    assert [(each["name"], each["requests"]) for each in today["by_provider"]] == [("openai", 3)]
+    assert one == own
+    assert one["total_requests"] == 2
+    assert (nobody["total_requests"], nobody["daily_stats"]) == (0, [])
+    assert too_long.status == 422
+
+
 async def test_statistics_have_the_fields_that_clients_read(desk: Desk):
     ann = await desk.person()
     database = desk.parts.database

@@ -21,6 +21,7 @@ NOTHING_CHANGES = {
         f"POST /admin/refresh-{name}": "has workers read again what is there"
         for name in ("models", "providers", "huggingface-cache")
     },
+    "POST /admin/clear-rate-limit-cache": "has workers read again what is there",
 }
 #: Routes that anybody may call: what they leave is tested with what they do.
 OPEN = {route.path for route in ROUTES if route.access == "public"}
@@ -99,6 +100,7 @@ CHANGES: dict[str, Change] = {
     "PUT /admin/models/prices": Change("prices.set"),
     "DELETE /admin/models/prices": Change("prices.drop", {"reason": "a test"}, some_price),
     "POST /admin/limit": Change("api_keys.set_limits", {"requests_per_minute": 5}, some_key),
+    "POST /admin/rate-limits": Change("api_keys.set_limits", {"requests_per_minute": 5}, some_key),
 }
 #: What changed there is a password or a name, and neither is written down.
 UNSAID = {"users.change_login", "accounts.rename"}

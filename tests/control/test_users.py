@@ -215,3 +215,19 @@ async def test_whoever_is_suspended_is_out_at_both_planes(desk: Desk):
     async with asyncio.timeout(10):
         while (await key.get("/v1/models")).status != 200:  # noqa: ASYNC110  as above
             await asyncio.sleep(0.005)
+
+
+async def test_what_was_changed_by_hand_holds_once_workers_are_told(desk: Desk):
+    ann, boss = await desk.person(), await desk.person(role="admin")
+    key = await ann.key()
+    assert (await key.get("/v1/models")).status == 200
+    await desk.parts.database.execute("update keys set disabled_at = now() where id = $1", key.key_id)
+    assert (await key.get("/v1/models")).status == 200
+
+    told = await boss.post("/admin/clear-rate-limit-cache")
+
+    assert told.status == 200
+    async with asyncio.timeout(10):
+        while (refused := await key.get("/v1/models")).status == 200:  # noqa: ASYNC110  seen from outside alone
+            await asyncio.sleep(0.005)
+    assert refused.json["error"]["code"] == "api_key_disabled"

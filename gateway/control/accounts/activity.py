@@ -19,12 +19,14 @@ from msgspec import Meta
 from gateway.control.accounts.trail import in_utc
 from gateway.control.errors import Invalid
 from gateway.control.paging import Moment, Page
-from gateway.control.route import Call, Nothing, Route
+from gateway.control.route import ID_MAX, Call, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
 from gateway.kernel.money import usd
 
 DAYS_MAX: Final = 365
 DAYS: Final = 30
+#: Of all accounts together, whose sums are kept by the hour.
+ALL_DAYS_MAX: Final = 92
 LOG_LIMIT: Final = 10
 #: Requests that are passed over are read all the same, from all over the disk; a cursor costs the same anywhere.
 OFFSET_MAX: Final = 10_000
@@ -47,6 +49,12 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     to: Day | None = None
     model: Name | None = None
     provider: Name | None = None
+
+
+class EverybodyFilter(Filter, frozen=True, kw_only=True):
+    """Also whose."""
+
+    account_id: Annotated[int, Meta(ge=1, le=ID_MAX)] | None = None
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,11 +147,32 @@ class ActivityLog(msgspec.Struct, frozen=True, kw_only=True):
 
 async def show_statistics(call: Call[Nothing, Filter]) -> Statistics:
     """What the account used: in all, by day, by model and by provider. Without a span, the last 30 days."""
-    query = call.query
-    first, last = _span(query, today=_today(call))
-    rows = await call.parts.database.fetch(
-        _queries["sum_activity"], call.actor.account_id, first, last, query.model, query.provider
-    )
+    return await read_statistics(call, account_id=call.actor.account_id)
+
+
+async def show_usage(call: Call[Nothing, EverybodyFilter]) -> Statistics:
+    """What all accounts used together, or one of them: in all, by day, by model and by provider. Without a span, the
+    last 30 days; of all accounts, 92 days at most, and of their requests only those have failed that failed for the
+    provider's sake.
+    """
+    return await read_statistics(call, account_id=call.query.account_id)
+
+
+async def read_statistics(call: Call[Nothing, Any], *, account_id: int | None) -> Statistics:  # Any: a Filter
+    """Sums of an account, or of all.
+
+    Raises:
+        Invalid: there is no such span, or it is too long.
+    """
+    query: Filter = call.query
+    first, last = _span(query, today=_today(call), days_max=DAYS_MAX if account_id is not None else ALL_DAYS_MAX)
+    database = call.parts.database
+    if account_id is None:
+        rows = await database.fetch(
+            _queries["sum_all_activity"], _midnight(first), _after(last), query.model, query.provider
+        )
+    else:
+        rows = await database.fetch(_queries["sum_activity"], account_id, first, last, query.model, query.provider)
     by_level: dict[int, list[Row]] = {_BY_DAY: [], _BY_MODEL: [], _BY_PROVIDER: [], _ALL: []}
     for row in rows:
         by_level[row["level"]].append(row)
@@ -211,11 +240,11 @@ async def show_log(call: Call[Nothing, LogFilter]) -> ActivityLog:
     )
 
 
-def _span(query: Filter, *, today: date) -> tuple[date, date]:
+def _span(query: Filter, *, today: date, days_max: int) -> tuple[date, date]:
     """The first and the last day.
 
     Raises:
-        Invalid: there is no such span, or it is longer than a year.
+        Invalid: there is no such span, or it is longer than it may be.
     """
     if query.days is not None and (query.from_ is not None or query.to is not None):
         raise Invalid("Give `days`, or `from` and `to`.", loc=("query", "days"))
@@ -224,8 +253,10 @@ def _span(query: Filter, *, today: date) -> tuple[date, date]:
         first = query.from_ or last - timedelta(days=(query.days or DAYS) - 1)
     except OverflowError as error:
         raise Invalid("There was no such day.", loc=("query", "to")) from error
-    if not 0 <= (last - first).days <= DAYS_MAX:
-        raise Invalid("From `from` to `to` it is a year at most, and `from` is first.", loc=("query", "from"))
+    if not 0 <= (last - first).days <= days_max:
+        raise Invalid(
+            f"From `from` to `to` it is {days_max} days at most, and `from` is first.", loc=("query", "from")
+        )
     return first, last
 
 
@@ -296,6 +327,14 @@ ROUTES: Final = (
         handler=show_statistics,
         access="usage:read",
         summary="What was used, in sums",
+        tag=_TAG,
+    ),
+    Route(
+        method="GET",
+        path="/admin/usage",
+        handler=show_usage,
+        access="admin:analytics:read",
+        summary="What everybody used, in sums",
         tag=_TAG,
     ),
     Route(

@@ -28,3 +28,20 @@ where account_id = $1 and day between $2 and $3
     and ($4::text is null or model = $4) and ($5::text is null or provider = $5)
 group by grouping sets ((day), (model), (provider), ())
 order by level, day, cost_nanos desc, requests desc, model, provider;
+
+-- sum_all_activity: the same of all accounts, from the sums by the hour; from and up to, the latter not included
+select grouping(day, model, provider) as level, day, model, provider, sum(requests)::bigint as requests,
+       sum(failures)::bigint as failures, sum(input_tokens)::bigint as input_tokens,
+       sum(output_tokens)::bigint as output_tokens, sum(cost_nanos)::bigint as cost_nanos
+from (
+    -- Names are long and hours are many: grouped once, and what is left of them three times more.
+    select (hour at time zone 'UTC')::date as day, model, provider, sum(requests) as requests,
+           sum(failures) as failures, sum(input_tokens) as input_tokens, sum(output_tokens) as output_tokens,
+           sum(cost_nanos) as cost_nanos
+    from traffic_hours
+    where hour >= $1 and hour < $2
+        and ($3::text is null or model = $3) and ($4::text is null or provider = $4)
+    group by 1, 2, 3
+) d
+group by grouping sets ((day), (model), (provider), ())
+order by level, day, cost_nanos desc, requests desc, model, provider;

@@ -316,6 +316,7 @@ ROUTES: Final = (
     Route(
         method="POST",
         path="/admin/limit",
+        aliases=("/admin/rate-limits",),
         handler=set_limits,
         access="admin:rate_limits:update",
         summary="Limit a key",

@@ -17,6 +17,8 @@ from gateway.control.errors import NotFound
 from gateway.control.paging import Cursor, Limit, Number, decode_cursor, encode_cursor
 from gateway.control.route import Call, Done, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
+from gateway.kernel.keys import CHANNEL as KEYS
+from gateway.kernel.keys import EVERY_KEY
 from gateway.kernel.money import usd
 from gateway.kernel.rejects import Reject, count_rejects, list_rejects
 from gateway.status import Status, summarize
@@ -216,6 +218,15 @@ async def refresh(call: Call[Nothing, Nothing]) -> Done:
     return Done(message="Every worker reads it again.")
 
 
+async def doubt_keys(call: Call[Nothing, Nothing]) -> Done:
+    """Have every worker ask the database again about every key, its plan and its limits, at its next use. They do so
+    by themselves for what is changed here; this is for whoever changed the database by hand. What was counted so far
+    stays counted.
+    """
+    await call.parts.redis.execute("PUBLISH", KEYS, EVERY_KEY)
+    return Done(message="Every worker asks again.")
+
+
 async def list_set_aside(call: Call[Nothing, SetAsideFilter]) -> AllSetAside:
     """Usage records that could not be settled, oldest first."""
     query, database = call.query, call.parts.database
@@ -316,6 +327,14 @@ ROUTES: Final = (
         summary="Read models and prices again",
         tag=_TAG,
         aliases=("/admin/refresh-providers", "/admin/refresh-huggingface-cache"),
+    ),
+    Route(
+        method="POST",
+        path="/admin/clear-rate-limit-cache",
+        handler=doubt_keys,
+        access="admin:rate_limits:update",
+        summary="Read keys and their limits again",
+        tag=_TAG,
     ),
     Route(
         method="GET",
