@@ -147,6 +147,11 @@ async def _connected(
 
 
 async def close_websocket(connection: ClientConnection, code: int, reason: str) -> None:
-    """Close it, whatever state it is in."""
-    with contextlib.suppress(OSError, TimeoutError, UpstreamError):
-        await connection.close(code, reason)
+    """Close it, whatever state it is in: politely for `CLOSE_S` at most."""
+    with contextlib.suppress(OSError, UpstreamError):
+        try:
+            # Its own time runs from when the close was written: never, where the other side does not read.
+            async with asyncio.timeout(CLOSE_S):
+                await connection.close(code, reason)
+        except TimeoutError:
+            connection.transport.abort()

@@ -23,6 +23,7 @@ from gateway.kernel.settler import Settler
 from gateway.secret import Secret
 from gateway.settings import Model, Provider, Realtime, Settings
 from gateway.telemetry import Telemetry
+from gateway.upstream.websocket import PING_S
 from tests.gateways import PATIENCE_S, PROVIDER_KEY, SERVERS, RunningGateway
 
 #: In, out: a dollar and two for a million tokens; audio ten times that.
@@ -463,4 +464,7 @@ async def test_a_caller_who_does_not_read_is_not_read_for(hall):
 
     # Sockets and queues of both ends and of the gateway have room for some dozens of them.
     assert sent < 256, "256 MiB found room somewhere"
+    # The provider can't be told either, for it does not read. It is let go all the same, long before a ping would fail.
     connection.transport.abort()
+    async with asyncio.timeout(PING_S / 2):
+        await hall.speaker.left.wait()
