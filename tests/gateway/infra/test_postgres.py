@@ -112,20 +112,15 @@ async def test_terminated_connection_is_replaced(db: Database) -> None:
     assert await db.fetch_value("select 1") == 1
 
 
-async def sleepers(db: Database) -> int:
-    """Sessions that sleep, also those whose caller has left."""
-    count = await db.fetch_value(
-        "select count(*) from pg_stat_activity where query like 'select pg_sleep%' and datname = current_database()"
-    )
-    assert isinstance(count, int)
-    return count
-
-
 async def test_cancelled_caller_leaves_a_pool_that_works(db: Database) -> None:
     for count in range(5):
-        task = asyncio.ensure_future(db.fetch_value("select pg_sleep(60)"))
+        # Each by a name of its own: what was cancelled before may still be going on, or be over.
+        query = f"select pg_sleep(60) as sleep_{count}"
+        task = asyncio.ensure_future(db.fetch_value(query))
         async with asyncio.timeout(30):
-            while await sleepers(db) <= count:
+            while not await db.fetch_value(
+                "select count(*) from pg_stat_activity where query = $1 and state = 'active'", query
+            ):
                 pass
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
