@@ -1,6 +1,7 @@
 """Fixtures that any test may ask for. The stores are real; they start with the first test that needs one."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -18,6 +19,11 @@ settings.load_profile("house")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--worlds", type=int, default=300, help="how many worlds to simulate")
     parser.addoption("--first-world", type=int, default=0, help="the seed of the first world")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are processors: the tests of outages, which are a group, mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1 if sys.platform == "linux" else (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,6 +44,7 @@ from gateway.server.protocol import DirectProtocol
 from gateway.server.websocket import WebSocketProtocol
 from gateway.settings import Log, Model, Provider, Settings, Timeouts, Upstream
 from gateway.telemetry import Record
+from tests.places import fast_place
 from tests.upstreams import Headers, ScriptedUpstream
 
 ServerKind = Literal["direct", "httptools", "h11"]
@@ -204,7 +205,7 @@ class RunningGateway:
     ) -> None:
         """`settings` is for what the other arguments can't say; they are laid over it."""
         self._stack = contextlib.AsyncExitStack()
-        self._dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-")))
+        self._dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-", dir=fast_place())))
         _furnish(self._dir)
         self._access_log = self._dir / "access.log"
         self.stores = stores
@@ -278,14 +279,24 @@ class RunningGateway:
 
     def openai(self, **options: Any) -> AsyncOpenAI:
         """The official client with the gateway's key; closed with the gateway."""
-        options = {"api_key": self.key, "base_url": f"{self.url}/v1", "max_retries": 0} | options
+        options = {
+            "api_key": self.key,
+            "base_url": f"{self.url}/v1",
+            "max_retries": 0,
+            "timeout": PATIENCE_S,
+        } | options
         client = AsyncOpenAI(**options)
         self._stack.push_async_callback(client.close)
         return client
 
     def blocking_openai(self, **options: Any) -> OpenAI:
         """The official blocking client; use it in a thread."""
-        options = {"api_key": self.key, "base_url": f"{self.url}/v1", "max_retries": 0} | options
+        options = {
+            "api_key": self.key,
+            "base_url": f"{self.url}/v1",
+            "max_retries": 0,
+            "timeout": PATIENCE_S,
+        } | options
         client = OpenAI(**options)
         self._stack.callback(client.close)
         return client
@@ -365,7 +376,7 @@ class ServedGateway:
         self.access_log = bytearray()
         self._workers = workers
         self._stack = contextlib.AsyncExitStack()
-        self._dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-")))
+        self._dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-", dir=fast_place())))
         _furnish(self._dir / "data")
         (self._dir / "gateway.toml").write_text(config)
         self._environ = {name: value for name, value in os.environ.items() if not _FOREIGN.fullmatch(name)} | {  # noqa: TID251

@@ -18,6 +18,7 @@ import asyncpg
 
 from gateway.infra.embedded import EmbeddedServers, Stores
 from gateway.infra.migrate import migrate
+from tests.places import fast_place
 
 _TEMPLATE = "gateway"
 
@@ -29,7 +30,7 @@ class TestStores:
 
     def __init__(self) -> None:
         # Short and outside of pytest's own directories: the path of a socket has room for about a hundred bytes.
-        self._dir = Path(tempfile.mkdtemp(prefix="gw-stores-"))
+        self._dir = Path(tempfile.mkdtemp(prefix="gw-stores-", dir=fast_place()))
         self._servers = EmbeddedServers(self._dir, postgres=True, valkey=True)
         self._loop = asyncio.new_event_loop()
         self._count = 0
@@ -39,9 +40,12 @@ class TestStores:
             self.stores: Stores = self._servers.start()
         self._run(migrate(self.stores.database_dsn))
         self._admin = self._run(asyncpg.connect(self.dsn("postgres")))
-        # Nothing here has to survive the machine.
-        self._run(self._admin.execute("alter system set fsync = off"))
+        # Nothing here has to survive the machine, nor may it fill a memory.
+        for setting in ("fsync = off", "min_wal_size = '32MB'", "max_wal_size = '128MB'"):
+            self._run(self._admin.execute(f"alter system set {setting}"))
         self._run(self._admin.execute("select pg_reload_conf()"))
+        # Older servers know one way only, which is this.
+        self._copy = "strategy file_copy" if self._admin.get_server_version().major >= 15 else ""
 
     def dsn(self, name: str) -> str:
         """The address of database `name`."""
@@ -53,7 +57,7 @@ class TestStores:
         self._count += 1
         name = f"test_{self._count}"
         template = _TEMPLATE if migrated else "template0"
-        self._run(self._admin.execute(f"create database {name} template {template}"))
+        self._run(self._admin.execute(f"create database {name} template {template} {self._copy}"))
         try:
             yield self.dsn(name)
         finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import hiredis
 
 from gateway.infra.binaries import find_valkey
+from tests.places import fast_place
 
 WAIT_S = 30.0
 SLOTS = 16384
@@ -213,7 +214,7 @@ def wait_until(condition) -> None:
 @contextlib.contextmanager
 def valkey(*arguments: str) -> Iterator[Server]:
     """One running server of one's own."""
-    with tempfile.TemporaryDirectory(prefix="gw-valkey-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gw-valkey-", dir=fast_place()) as folder:
         server = Server(Path(folder), *arguments)
         try:
             yield server.start()
@@ -224,7 +225,10 @@ def valkey(*arguments: str) -> Iterator[Server]:
 @contextlib.contextmanager
 def watched_pair() -> Iterator[tuple[Server, Server, Server]]:
     """A master, its replica, and a Sentinel that calls the master `main`."""
-    with tempfile.TemporaryDirectory(prefix="gw-sentinel-") as folder, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="gw-sentinel-", dir=fast_place()) as folder,
+        contextlib.ExitStack() as stack,
+    ):
         servers = []
         for _ in range(2):
             server = Server(Path(folder), "--repl-diskless-sync-delay", "0")
@@ -243,7 +247,7 @@ def watched_pair() -> Iterator[tuple[Server, Server, Server]]:
 @contextlib.contextmanager
 def valkey_cluster(masters: int = 3) -> Iterator[ValkeyCluster]:
     """A running cluster, every slot served."""
-    with tempfile.TemporaryDirectory(prefix="gw-cluster-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gw-cluster-", dir=fast_place()) as folder:
         cluster = ValkeyCluster(Path(folder), masters)
         try:
             yield cluster.start()

@@ -20,6 +20,7 @@ from gateway.settings import Auth, Money, Server, Settings
 from gateway.settings import Database as DatabaseSettings
 from tests.acceptance.answers import ASK, ASK_STREAM, CHAT, chat_stream, delta, sse, stream_head
 from tests.gateways import PATIENCE_S, Answer, RunningGateway, ServedGateway, connect
+from tests.places import fast_place
 from tests.upstreams import RECEIVE, REPEAT, ScriptedUpstream, Until, answer, chunk, play
 
 
@@ -59,7 +60,7 @@ def frozen(pids: list[int]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def fragile() -> Iterator[FrozenStores]:
-    directory = Path(tempfile.mkdtemp(prefix="gw-fragile-"))
+    directory = Path(tempfile.mkdtemp(prefix="gw-fragile-", dir=fast_place()))
     servers = EmbeddedServers(directory, postgres=True, valkey=True)
     with warnings.catch_warnings():
         # Later Pythons warn of a fork beside threads, which are the test runner's; our child only executes.

@@ -31,6 +31,7 @@ from gateway.kernel.keys import mint
 from gateway.secret import Secret
 from gateway.settings import Log, Model, OwnKeys, Provider, Settings
 from tests.gateways import _furnish
+from tests.places import fast_place
 
 PEPPER = "the pepper of the tests of the control plane"
 _numbers = itertools.count(1)
@@ -118,7 +119,7 @@ class Desk:
     def __init__(self, stores: Stores, settings: Settings | None = None) -> None:
         base = settings or Settings()
         self._stack = contextlib.AsyncExitStack()
-        data_dir = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-desk-"))
+        data_dir = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="gw-desk-", dir=fast_place()))
         _furnish(Path(data_dir))
         self.stores = stores
         self.settings = msgspec.structs.replace(

@@ -29,6 +29,8 @@ from tests.crash.crowd import CREDIT_NANOS, INPUT_NANOS, MODEL, OUTPUT_NANOS, Cr
 from tests.gateways import ServedGateway
 from tests.upstreams import ScriptedUpstream
 
+pytestmark = pytest.mark.xdist_group("outages")
+
 WORKERS = 4
 ACCOUNTS = 24
 STREAMS = 220

@@ -24,6 +24,8 @@ from tests.gateways import ServedGateway
 from tests.keepers import Keeper
 from tests.upstreams import ScriptedUpstream
 
+pytestmark = pytest.mark.xdist_group("outages")
+
 BATCHES = 16
 KILLS = 8
 PATIENCE_S = 90.0

@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 
 import msgspec
+import pytest
 import redis.asyncio
 
 from gateway.settings import Money, Settings
 from tests.gateways import RunningGateway
 from tests.upstreams import HANG, RECEIVE, ScriptedUpstream, play
+
+pytestmark = pytest.mark.xdist_group("outages")
 
 ASK = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
 

@@ -15,6 +15,7 @@ from gateway.infra.binaries import find_valkey
 from gateway.infra.children import spawn, wait_until
 from gateway.infra.embedded import EmbeddedServers
 from gateway.infra.programs import ValkeyProgram
+from tests.places import fast_place
 
 START_S = 30.0
 
@@ -26,7 +27,7 @@ class FragileValkey:
         """Not `keeps`: it comes back empty."""
         self._keeps = keeps
         # Short: the path of a socket has room for about a hundred bytes.
-        self._dir = Path(tempfile.mkdtemp(prefix="gw-valkey-"))
+        self._dir = Path(tempfile.mkdtemp(prefix="gw-valkey-", dir=fast_place()))
         self._program = ValkeyProgram(self._dir, self._dir, find_valkey())
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -83,7 +84,7 @@ class FragilePostgres:
     """A PostgreSQL. Use it with `with`."""
 
     def __init__(self) -> None:
-        self._dir = Path(tempfile.mkdtemp(prefix="gw-pg-"))
+        self._dir = Path(tempfile.mkdtemp(prefix="gw-pg-", dir=fast_place()))
         self._servers = EmbeddedServers(self._dir, postgres=True, valkey=False)
         self.dsn = ""
 

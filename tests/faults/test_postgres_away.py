@@ -40,7 +40,7 @@ CACHE_S: Final = 0.001
 BUSY_S: Final = 8.0
 PATIENCE_S: Final = 60.0
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("outages")]
 
 
 class Scene:

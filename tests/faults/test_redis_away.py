@@ -28,6 +28,8 @@ from tests.faults.servers import FragileValkey
 from tests.gateways import ServedGateway
 from tests.upstreams import ScriptedUpstream
 
+pytestmark = pytest.mark.xdist_group("outages")
+
 WORKERS: Final = 2
 ACCOUNTS: Final = 6
 STREAMS: Final = 16

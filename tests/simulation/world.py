@@ -60,6 +60,7 @@ from gateway.upstream.client import UpstreamClient
 from gateway.upstream.renewal import Renewals
 from gateway.wire.estimate import estimate_input_tokens
 from tests.crash.crowd import INPUT_NANOS, INPUT_TOKENS, OUTPUT_NANOS
+from tests.places import fast_place
 from tests.simulation.clockwork import Process, SimClock, SimLoop
 from tests.simulation.cold import ColdStore, Database
 from tests.simulation.hot import PARTITIONS, HotStore, Wire
@@ -648,9 +649,7 @@ def run_world(seed: int, *, story: bool = False) -> World:
         Broken: with what happened in it.
     """
     with (
-        tempfile.TemporaryDirectory(
-            prefix="gw-world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
-        ) as directory,
+        tempfile.TemporaryDirectory(prefix="gw-world-", dir=fast_place()) as directory,
         asyncio.Runner(loop_factory=SimLoop) as runner,
     ):
         loop = runner.get_loop()

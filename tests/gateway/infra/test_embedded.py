@@ -27,6 +27,7 @@ from gateway.infra.embedded import (
 from gateway.secret import Secret
 from gateway.settings import Database, Server, Settings
 from gateway.settings import Redis as RedisSection
+from tests.places import fast_place
 
 PATIENCE_S = 60.0
 REPOSITORY = Path(__file__).parents[3]
@@ -45,7 +46,7 @@ servers.stop()
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """Short, as people have it; pytest's own are near the limit of a socket's path."""
-    with tempfile.TemporaryDirectory(prefix="gw-embedded-") as directory:
+    with tempfile.TemporaryDirectory(prefix="gw-embedded-", dir=fast_place()) as directory:
         yield Path(directory) / "data"
 
 
@@ -410,7 +411,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reaso
 
 @as_root
 async def test_ordinary_user_runs_the_servers_as_itself() -> None:
-    with tempfile.TemporaryDirectory(prefix="gw-user-") as directory:
+    with tempfile.TemporaryDirectory(prefix="gw-user-", dir=fast_place()) as directory:
         os.chown(directory, 65534, 65534)
         data_dir = Path(directory) / "data"
         owner = start_owner(data_dir, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -459,7 +460,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 @as_root
 async def test_root_without_namespaces_runs_postgres_as_nobody() -> None:
-    with tempfile.TemporaryDirectory(prefix="gw-nobody-") as directory:
+    with tempfile.TemporaryDirectory(prefix="gw-nobody-", dir=fast_place()) as directory:
         os.chmod(directory, 0o755)  # noqa: PTH101
         data_dir = Path(directory) / "data"
         for value in ("one", "two"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.server.control import CLIENT_TIMEOUT_S, CLIENTS_MAX, ControlSocket
+from tests.places import fast_place
 
 
 class FakeClock:
@@ -45,7 +46,7 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with tempfile.TemporaryDirectory(prefix="gw-control-") as directory:
+    with tempfile.TemporaryDirectory(prefix="gw-control-", dir=fast_place()) as directory:
         world = World(Path(directory))
         try:
             yield world

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.infra.children import FileLock, wait_until
+from tests.places import fast_place
 from tests.valkey_cluster import valkey
 
 PATIENCE_S = 60.0
@@ -108,7 +109,7 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="gw-server-") as directory:
+    with tempfile.TemporaryDirectory(prefix="gw-server-", dir=fast_place()) as directory:
         path = Path(directory) / "data"
         path.mkdir()
         yield path
