@@ -20,7 +20,7 @@ from gateway.kernel.settler import Settler
 from gateway.kernel.unsettled import Unsettled, find_known
 from gateway.registry import Registry
 from gateway.secret import Secret
-from gateway.settings import Model, Objects, Provider, Settings, Upstream
+from gateway.settings import Model, Objects, OwnKeys, Provider, Settings, Upstream
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import UpstreamClient
 from tests.gateways import PATIENCE_S, PEPPER, PROVIDER_KEY, RunningGateway
@@ -117,6 +117,7 @@ async def town(database, redis_url):
                 )
             },
             models=PRICES,
+            settings=Settings(own_keys=OwnKeys(masters={"k1": Secret("5a" * 32)})),
         ) as gateway,
     ):
         yield Town(gateway, keeper, opened, redis)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from gateway.app import poller_of
@@ -236,3 +237,57 @@ async def test_redis_away_leaves_the_charge_for_later(town, polling):
     await polling.poll()
 
     assert await polling.state(batch.id) == "pending"
+
+
+# -- an account's own key ------------------------------------------------------------------------------------------
+
+OWN = "sk-own-of-the-account-4711"
+#: 5 per cent, rounded up.
+FEE_NANOS = -(-BATCH_NANOS * 50 // 1000)
+
+
+async def own_batch(town) -> tuple[str, str]:
+    """A batch that was ordered with a key of the account's own; their ids."""
+    client = await town.open()
+    made = await town.gateway.ask(
+        msgspec.json.encode({"provider": "local", "api_key": OWN}),
+        path=b"/user/provider-keys",
+        key=client.api_key,
+    )
+    assert made.status == 200, made
+    batch = await batch_of(client)
+    assert {authorization for _, _, authorization in town.keeper.asked} == {f"Bearer {OWN}"}
+    return batch.id, str(msgspec.json.decode(made.body)["id"])
+
+
+async def test_a_batch_of_an_own_key_is_asked_for_with_it_and_costs_the_fee(town, polling):
+    batch_id, key_id = await own_batch(town)
+    town.keeper.finish(batch_id, usage=USAGE)
+
+    await polling.poll()
+
+    assert {authorization for _, _, authorization in town.keeper.asked} == {f"Bearer {OWN}"}
+    assert await town.spent(town.accounts[0]) == [FEE_NANOS]
+    record = await town.database.fetch_row(
+        "select own_key_id::text, fee_permille from usage_records where cost_nanos > 0"
+    )
+    assert (record["own_key_id"], record["fee_permille"]) == (key_id, 50)
+    assert await town.held(town.accounts[0]) == 0
+
+
+async def test_a_batch_waits_while_the_own_key_is_off_and_is_let_go_once_it_is_deleted(town, polling):
+    batch_id, key_id = await own_batch(town)
+    town.keeper.finish(batch_id, usage=USAGE)
+    asked = len(town.keeper.asked)
+
+    await town.database.execute("update provider_keys set enabled = false where id = $1::text::uuid", key_id)
+    await polling.poll()
+    assert await polling.state(batch_id) == "pending"
+
+    await town.database.execute("delete from provider_keys where id = $1::text::uuid", key_id)
+    await polling.poll()
+
+    assert await polling.state(batch_id) == "lost"
+    assert len(town.keeper.asked) == asked, "somebody asked with another key"
+    assert await town.held(town.accounts[0]) == 0
+    assert await town.spent(town.accounts[0]) == []

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest
-from gateway.kernel.money import MAX_NANOS, Price, Tier, cost_nanos, format_usd, hold_nanos, parse_usd
+from gateway.kernel.money import MAX_NANOS, Price, Tier, cost_nanos, fee_nanos, format_usd, hold_nanos, parse_usd
 from gateway.wire.dialects import Dialect
 from gateway.wire.form import scan_form
 from gateway.wire.peek import peek
@@ -232,3 +232,13 @@ def _held(units: Units, price: Price) -> int:
         characters=units.characters,
         searches=units.searches,
     )
+
+
+@given(cost=st.integers(0, MAX_NANOS), hold=st.integers(0, MAX_NANOS), permille=st.integers(0, 1000))
+def test_a_fee_is_its_share_rounded_up_and_never_above_the_fee_that_was_held(cost, hold, permille):
+    fee = fee_nanos(cost, permille)
+
+    assert fee == ceil(Fraction(cost * permille, 1000))
+    assert 0 <= fee <= cost
+    if cost <= hold:
+        assert fee <= fee_nanos(hold, permille)
