@@ -13,6 +13,7 @@ Rules:
 from typing import ClassVar, Literal
 
 Source = Literal["caller", "policy", "provider", "gateway"]
+Over = Literal["key_rotated", "key_revoked", "key_disabled", "key_expired", "account_inactive"]
 Withheld = Literal["model_not_permitted", "provider_not_permitted"]
 
 
@@ -188,6 +189,11 @@ class Unauthenticated(CallerError):
     error_type = "caller_unauthenticated"
     status = 401
     code = "invalid_api_key"
+
+    def __init__(self, message: str | None = None, *, code: str | None = None, over: Over | None = None) -> None:
+        super().__init__(message, code=code)
+        #: It is the right key and good no more: why, for the security log.
+        self.over = over
 
 
 class Forbidden(CallerError):

@@ -294,17 +294,19 @@ class KeyRing:
         if record.previous_digest is None or not hmac.compare_digest(presented, record.previous_digest):
             raise Unauthenticated
         if record.previous_until_s is None or record.previous_until_s <= self._clock.now():
-            raise Unauthenticated("This API key has been rotated; use the new one.")
+            raise Unauthenticated("This API key has been rotated; use the new one.", over="key_rotated")
 
     def _check_state(self, record: KeyRecord) -> None:
         if record.revoked:
-            raise Unauthenticated("This API key has been revoked.")
+            raise Unauthenticated("This API key has been revoked.", over="key_revoked")
         if record.disabled:
-            raise Unauthenticated("This API key is switched off.", code="api_key_disabled")
+            raise Unauthenticated("This API key is switched off.", code="api_key_disabled", over="key_disabled")
         if record.expires_at_s is not None and record.expires_at_s <= self._clock.now():
-            raise Unauthenticated("This API key has expired.")
+            raise Unauthenticated("This API key has expired.", over="key_expired")
         if record.account_status != "active":
-            raise Unauthenticated("The account of this API key is not active.", code="account_inactive")
+            raise Unauthenticated(
+                "The account of this API key is not active.", code="account_inactive", over="account_inactive"
+            )
 
     async def _refresh(self, key_id: str, known: _Entry | None) -> _Entry | None:
         if (until_s := self._unknown.get(key_id)) is not None and self._clock.monotonic() < until_s:

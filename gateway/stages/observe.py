@@ -61,9 +61,12 @@ def _note_refusal(x: Exchange, error: GatewayError, deps: Deps) -> None:
         client = security.source_of(x.scope)
         # Which key was tried, if it looks like one, is for whoever it belongs to; never more than its public id.
         key = _presented_id(x)
-        security.note(
-            "authentication_failed", client, code=error.code, key=key, route=x.target.label, request_id=x.id
-        )
+        if error.over is not None:
+            security.note("key_misused", key, code=error.over, client=client, route=x.target.label, request_id=x.id)
+        else:
+            security.note(
+                "authentication_failed", client, code=error.code, key=key, route=x.target.label, request_id=x.id
+            )
         return
     code = error.code if isinstance(error, Forbidden) else error.withheld if isinstance(error, UnknownModel) else None
     if code is not None and principal is not None:

@@ -6,7 +6,10 @@ import msgspec
 import pytest
 
 from gateway.infra.logs import JsonFormatter
+from gateway.infra.postgres import Database
 from tests.acceptance.answers import ASK, CHAT
+from tests.acceptance.test_key_constraints import make_key
+from tests.gateways import PATIENCE_S
 from tests.upstreams import RECEIVE, REPEAT, answer, play
 
 SERVED = play(RECEIVE, answer(CHAT), REPEAT)
@@ -42,6 +45,35 @@ async def test_keys_that_are_none_at_the_data_plane(stage, lines):
     assert all(each["route"] == "/v1/chat/completions" and each["request_id"] for each in found)
     assert SECRET not in str(found)
     assert "something-else" not in str(found)
+
+
+OVER = {
+    "key_expired": "update keys set expires_at = created_at + interval '1 microsecond' where id = $1",
+    "key_disabled": "update keys set disabled_at = now() where id = $1",
+    "key_revoked": "update keys set revoked_at = now() where id = $1",
+    "key_rotated": "update keys set digest = sha256('another'), previous_digest = digest, previous_until = now() "
+    "where id = $1",
+}
+
+
+@pytest.mark.parametrize("code", OVER)
+async def test_keys_that_are_over_at_the_data_plane(stage, lines, code):
+    gateway, _ = await stage.gateway(SERVED)
+    key = await make_key(gateway)
+    key_id = key[8:20]
+    async with Database(gateway.stores.database_dsn, pool_size=1, timeout_s=PATIENCE_S) as database:
+        await database.execute(OVER[code], key_id)
+
+    refused = [await gateway.ask(ASK, key=key) for _ in range(2)]
+    guessed = await gateway.ask(ASK, key=f"gw_live_{key_id}{SECRET}")
+
+    assert [each.status for each in (*refused, guessed)] == [401, 401, 401]
+    assert [(each["event"], each["subject"], each["code"]) for each in lines()] == [
+        ("key_misused", key_id, code),
+        ("key_misused", key_id, code),
+        ("authentication_failed", "127.0.0.1", "invalid_api_key"),
+    ]
+    assert key[20:] not in str(lines())
 
 
 async def test_refusals_of_the_control_plane(stage, lines):
