@@ -53,6 +53,10 @@ class _NoList(Exception):
     """The provider's answer is of no use."""
 
 
+class _Unlisted(Exception):
+    """The provider has no list: nothing is wrong with that."""
+
+
 class Surveyor:
     """Spawn `survey_forever`, or call `survey_once`."""
 
@@ -121,6 +125,9 @@ class Surveyor:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 listed = await self._ask(self._providers[name])
+        except _Unlisted:
+            await self._lists.keep(name, next_s=settings.refresh_s)
+            return False
         except (UpstreamError, TimeoutError, _NoList) as error:
             why = getattr(error, "detail", None) or str(error) or type(error).__name__
             after_s = min(settings.refresh_s, BACKOFF_S * 2 ** min(failures, 16))
@@ -150,6 +157,8 @@ class Surveyor:
         for _ in range(PAGES_MAX):
             request = adapter.listing(page)
             if request is None:
+                if not page:
+                    raise _Unlisted
                 break
             try:
                 body = await self._fetch(request, provider, ANSWER_BYTES_MAX)

@@ -60,6 +60,9 @@ class Survey:
             f"p{number}": Provider(adapter=adapter, base_url=f"{upstream.url}/v1", api_key=Secret(KEY))
             for number, upstream in enumerate(upstreams)
         }
+        return self.of_these(providers, **settings)
+
+    def of_these(self, providers: dict[str, Provider], **settings) -> Surveyor:
         return Surveyor(
             ListStore(self.database),
             MetricStore(self.database),
@@ -233,3 +236,11 @@ async def test_who_hugging_face_does_not_know_is_not_asked_for_every_day(survey)
     )
     assert round(days) == 30
     assert await MetricStore(survey.database).read(["acme/Large"]) == {}
+
+
+async def test_a_provider_that_has_no_list_is_no_failure(survey):
+    assert await survey.of_these({"p0": Provider(adapter="echo")}).survey_once() == 1
+
+    row = await survey.row()
+    assert (row["failures"], row["error"], row["models"]) == (0, "", None)
+    assert row["in_s"] > 600
