@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from gateway.cli.arguments import parser
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, StoreUnavailable
 
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -47,6 +47,8 @@ def _complain(error: GatewayError) -> None:
         print(f"gateway: {error.message}", file=sys.stderr)
     if error.detail:
         print(f"  {error.detail}", file=sys.stderr)
+    if isinstance(error, StoreUnavailable):
+        print("  see database.url (DATABASE_URL) and redis.url (REDIS_URL), or ask `gateway doctor`", file=sys.stderr)
 
 
 if __name__ == "__main__":

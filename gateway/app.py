@@ -25,7 +25,7 @@ from gateway.control.app import ControlPlane
 from gateway.control.parts import Parts
 from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference, Ready
 from gateway.deps import Deps
-from gateway.errors import StoreUnavailable
+from gateway.errors import ConfigError, StoreUnavailable
 from gateway.hooks import Hooks
 from gateway.infra.clock import Clock, SystemClock
 from gateway.infra.embedded import Stores
@@ -359,7 +359,14 @@ def _deps(
     telemetry.know(providers=registry.providers, models=offers.listed())
     metrics.on_collect(partial(_show_health, router, telemetry, clock))
     metrics.on_collect(partial(_show_pool, database, telemetry))
-    access_log = AccessLog(settings.log.access)
+    try:
+        access_log = AccessLog(settings.log.access)
+    except OSError as error:
+        raise ConfigError(
+            f"log.access: {settings.log.access!r} can't be written ({error.strerror}): make its directory, or give "
+            "`-` for standard output",
+            param="log.access",
+        ) from error
     hot = Ledger(redis)
     journal = LocalJournal(
         Path(settings.server.data_dir) / JOURNAL_DIR, bytes_max=settings.money.local_journal_bytes_max

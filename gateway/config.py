@@ -101,7 +101,8 @@ class Loaded:
         """The message of an error about a setting that only its user can judge, such as an adapter, with file and
         line in front. `param` is the setting's dotted key.
         """
-        place = self.locate(error.param) if error.param else None
+        # What the command line says is no file's fault.
+        place = self.locate(error.param) if error.param and error.param not in self.overrides else None
         return f"{place[0]}:{place[1]}: {error.message}" if place else error.message
 
     def reload(self) -> "Loaded":

@@ -115,7 +115,7 @@ def open_snapshot(data_dir: str | Path, *, keep: bool = True, build: Callable[[]
         if keep:
             _write(path, data)
     except OSError as error:
-        reason = f"{path} can't be written ({error.strerror})"
+        reason = f"{path} can't be written ({error.strerror}): choose another --data-dir"
         raise ConfigError(f"server.data_dir: {reason}", param="server.data_dir") from error
     return decode(data)
 

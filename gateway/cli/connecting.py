@@ -19,8 +19,9 @@ def with_database(
     *,
     application: str = "gateway command",
     timeout_s: float = TIMEOUT_S,
+    make: bool = False,
 ) -> T:
-    """Run `work` on a database that is up to date, whoever's it is.
+    """Run `work` on a database that is up to date, whoever's it is. Only with `make` it may be a new one.
 
     Raises:
         GatewayError: a store can't be reached, or lacks migrations.
@@ -33,5 +34,5 @@ def with_database(
         ) as database:
             return await work(database, stores)
 
-    with open_stores(settings) as stores:
+    with open_stores(settings, make=make) as stores:
         return asyncio.run(connected(stores))

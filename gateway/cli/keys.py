@@ -62,7 +62,7 @@ def _create(arguments: argparse.Namespace, settings: Settings) -> int:
             if not arguments.quiet:
                 hint.line(f"Its account was credited {format_usd(amount_nanos)} USD.")
 
-    with_database(settings, create)
+    with_database(settings, create, make=True)
     return 0
 
 

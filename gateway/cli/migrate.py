@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     settings = load_config(arguments).settings
     out = Printer(sys.stdout)
-    with open_stores(settings) as stores:
+    with open_stores(settings, make=not arguments.check) as stores:
         names = asyncio.run((check if arguments.check else migrate)(stores.database_dsn))
     for name in names:
         out.line(f"{'missing' if arguments.check else 'applied'} {name}")

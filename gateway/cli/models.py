@@ -69,7 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     elif listings:
         _print(listings, out, missing=listed.missing)
     else:
-        out.line("no model: configure a provider, or set a variable such as OPENAI_API_KEY")
+        out.line(
+            f"no model has {arguments.text!r} in its name"
+            if found
+            else "no model: configure a provider, or set a variable such as OPENAI_API_KEY"
+        )
     return 0
 
 

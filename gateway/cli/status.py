@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
         GatewayError: nobody answers.
     """
     data_dir = Path(load_config(arguments).settings.server.data_dir)
-    status = summarize(asyncio.run(_ask(data_dir)))
+    # Asking for the directory of its sockets would make it.
+    sockets = sorted(run_directory(data_dir).glob("control-*.sock")) if data_dir.is_dir() else []
+    status = summarize(asyncio.run(_ask(data_dir, sockets)))
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(status), indent=2).decode() + "\n")
     else:
@@ -58,13 +61,13 @@ def complaints(status: Status) -> list[str]:
     return found
 
 
-async def _ask(data_dir: Path) -> FleetFacts:
+async def _ask(data_dir: Path, sockets: Sequence[Path]) -> FleetFacts:
     """Whoever answers; sockets of gateways that were killed may lie about.
 
     Raises:
         ConfigError: nobody does.
     """
-    for path in sorted(run_directory(data_dir).glob("control-*.sock")):
+    for path in sockets:
         try:
             return decode_facts(await ask_supervisor(path, STATUS))
         except Overloaded:

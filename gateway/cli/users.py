@@ -59,7 +59,7 @@ def _create(arguments: argparse.Namespace, settings: Settings) -> int:
             name=arguments.name,
         )
 
-    made = with_database(settings, make)
+    made = with_database(settings, make, make=True)
     if arguments.quiet:
         print(made.user_id if made.key is None else made.key.text)
         return 0

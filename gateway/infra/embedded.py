@@ -310,8 +310,9 @@ def join(data_dir: Path) -> Stores | None:
 
 
 @contextlib.contextmanager
-def open_stores(settings: Settings, *, clock: Clock | None = None) -> Iterator[Stores]:
+def open_stores(settings: Settings, *, make: bool = True, clock: Clock | None = None) -> Iterator[Stores]:
     """The stores for a command: those of the settings, else a running gateway's, else embedded ones for its duration.
+    Unless it may `make` them, those have to be there: who mistypes a directory is not told that it is empty.
 
     Raises: EmbeddedFailed, ConfigError.
     """
@@ -320,6 +321,11 @@ def open_stores(settings: Settings, *, clock: Clock | None = None) -> Iterator[S
         yield given
         return
     data_dir = Path(settings.server.data_dir)
+    if not make and not given.database_dsn and not (data_dir / PostgresProgram.name).is_dir():
+        raise ConfigError(
+            f"server.data_dir: no gateway has kept anything in {data_dir} yet; give the --data-dir of one that has",
+            param="server.data_dir",
+        )
     now = (clock or SystemClock()).monotonic
     deadline = now() + JOIN_WAIT_S
     while True:

@@ -15,6 +15,10 @@ import msgspec
 import pytest
 
 from gateway import __version__
+from gateway.app import create_app
+from gateway.errors import ConfigError
+from gateway.infra.embedded import Stores
+from gateway.settings import Log, Settings
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60
@@ -122,6 +126,38 @@ def test_check_enables_a_provider_by_its_usual_variable(run):
 
     assert "note: provider groq is enabled by GROQ_API_KEY" in summary
     assert "https://api.groq.com/openai/v1" in summary
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["keys list", "keys revoke x", "users list", "credits show", "usage", "reconcile", "migrate --check", "status"],
+)
+def test_a_mistyped_directory_is_not_told_to_be_empty(run, tmp_path, line):
+    """Nor filled with servers of its own."""
+    complaint = errors(run(*line.split(), "--data-dir", "mistyped"))
+
+    assert "mistyped" in complaint
+    assert "--data-dir" in complaint
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_where_a_store_is_looked_for_is_said(run):
+    complaint = errors(
+        run("keys", "list", DATABASE_URL="postgresql://u:word@127.0.0.1:1/x", REDIS_URL="redis://127.0.0.1:1")
+    )
+
+    assert "database.url (DATABASE_URL)" in complaint
+    assert "word" not in complaint
+
+
+def test_an_access_log_that_cannot_be_written_is_named_by_its_key():
+    settings = msgspec.structs.replace(Settings(), log=Log(access="/none/access.log"))
+
+    with pytest.raises(ConfigError) as caught:
+        create_app(settings, Stores("postgresql:///none", "redis://none"))
+
+    assert caught.value.message.startswith("log.access: '/none/access.log' can't be written (No such file")
+    assert caught.value.param == "log.access"
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])

@@ -73,6 +73,7 @@ def test_only_the_models_that_are_asked_for(models):
     _, text = models("v4-")
 
     assert {model for model, _ in rows(text)} == {"MODEL", "deepseek-v4-flash", "deepseek-v4-pro"}
+    assert models("misspelled") == (0, "no model has 'misspelled' in its name\n")
 
 
 def test_json_is_exact(models):
