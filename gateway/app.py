@@ -49,9 +49,11 @@ from gateway.kernel.ledger import Ledger
 from gateway.kernel.limits import COUNTS, Limits
 from gateway.kernel.loader import Loader
 from gateway.kernel.local_journal import LocalJournal
+from gateway.kernel.marks import Marks
 from gateway.kernel.money import parse_usd
 from gateway.kernel.objects import Deferred, Objects
 from gateway.kernel.offers import OfferTable
+from gateway.kernel.orphans import Orphans
 from gateway.kernel.replay import Replay
 from gateway.kernel.request_id import RequestIds
 from gateway.kernel.security import SecurityLog
@@ -126,6 +128,7 @@ def create_app(
         redis=redis,
         proxies=proxies,
     )
+    orphans = Orphans(deps.journal.directory, Ledger(redis), reachable=lambda: redis.connected)
     replay = Replay(deps.journal, Ledger(redis), reachable=lambda: redis.connected, second_copy=deps.unsettled)
     health = Health()
     readiness = Readiness(database, redis, clock=clock)
@@ -173,6 +176,8 @@ def create_app(
             stack.push_async_callback(deps.objects.close)
             stack.callback(_close_journal, deps.journal)
             stack.callback(replay.close)
+            if deps.marks is not None:
+                stack.callback(deps.marks.close)
             stack.push_async_callback(deps.holds.close, CLOSE_S)
             stack.push_async_callback(deps.client.close)
             await registry.start()
@@ -197,6 +202,7 @@ def create_app(
             deps.tasks.spawn(deps.holds.renew_forever(), name="renew holds")
             deps.tasks.spawn(replay.replay_forever(), name="replay journals")
             deps.tasks.spawn(replay.sync_forever(), name="sync the journal")
+            deps.tasks.spawn(orphans.tell_forever(), name="tell of orphans")
             loop_lag.watch(lambda lag_s: deps.router.shedding.look(lag_s, int(deps.telemetry.in_flight[0])))
             loop_lag.start()
             stack.callback(loop_lag.stop)
@@ -432,6 +438,7 @@ def _deps(
         ),
         new_id=RequestIds(clock).make,
         hooks=Hooks.of(settings, metrics=metrics, clock=clock),
+        marks=Marks(journal.directory),
         answers=_answers(settings.cache, metrics, telemetry),
     )
     return deps

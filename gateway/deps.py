@@ -16,6 +16,7 @@ from gateway.kernel.holds import Holds
 from gateway.kernel.keys import KeyRing
 from gateway.kernel.loader import Loader
 from gateway.kernel.local_journal import LocalJournal
+from gateway.kernel.marks import Marks
 from gateway.kernel.objects import Objects
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.security import SecurityLog
@@ -66,6 +67,8 @@ class Deps:
     new_id: Callable[[], str]
     #: The plugins; None where none is on.
     hooks: Hooks | None = None
+    #: How far open streams have come; None where nobody would look.
+    marks: Marks | None = None
     #: Answers that are kept; None where none are.
     answers: Answers | None = None
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.downstream import Downstream
     from gateway.errors import GatewayError
     from gateway.kernel.constraints import Constraints
+    from gateway.kernel.marks import Mark
     from gateway.kernel.money import Price
     from gateway.kernel.objects import Charge, Owned
     from gateway.registry import Provider
@@ -225,6 +226,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=False):
     #: Seconds spent waiting for providers, all attempts together.
     upstream_s: float | None = None
     bytes_out: int = 0
+    #: Where `bytes_out` is written down for whoever outlives this process; None while it need not be.
+    mark: "Mark | None" = None
     # rescue
     error: "GatewayError | None" = None
     #: Who cut an answer that had begun.

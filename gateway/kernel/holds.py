@@ -4,7 +4,7 @@ Rules:
 - A hold is ended once, by `settle` or `void`. The command is on its way when the call returns: what is written to the
   caller afterwards can't overtake it by more than the length of a system call.
 - While a hold is open its lease is renewed, with what was delivered so far; so if this process is killed, a sweep
-  elsewhere charges what the last renewal said.
+  elsewhere charges what the last renewal said, and what went out after it where that was marked (`marks.py`).
 - An end that Redis did not confirm goes into the local journal, from where it is told again until it is: the verbs
   are idempotent by request id. So does what was delivered of a request whose renewal Redis does not take. An end that
   can't be written there either is kept in memory, at most `UNCONFIRMED_MAX` of them.
@@ -30,7 +30,7 @@ from gateway.kernel.verbs import LEASE_MS, Ended, Renewal, Scopes, Sent, Settled
 
 log = logging.getLogger(__name__)
 
-#: How often open holds are renewed, and so how much of a stream a killed worker can take with it.
+#: How often open holds are renewed, and so how much of a stream can be lost together with its worker's machine.
 RENEW_S: Final = 1.0
 #: A hold younger than this is not renewed: most requests are over by then.
 YOUNG_S: Final = 0.25

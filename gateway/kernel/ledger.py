@@ -69,6 +69,7 @@ _SHARED: Final[dict[str, tuple[str, ...]]] = {
     "load": ("common", "budgets", "cursor"),
     "balance": (),
     "forget": (),
+    "progress": (),
     "audit": ("common", "cursor"),
 }
 
@@ -138,6 +139,7 @@ class Ledger:
         self._load = redis.script(source("load"))
         self._balance = redis.script(source("balance"))
         self._forget = redis.script(source("forget"))
+        self._progress = redis.script(source("progress"))
 
     def scopes(self, *, account_id: int, key_id: str, limits: bytes, model: str | None = None) -> Scopes:
         return name_scopes(
@@ -237,6 +239,14 @@ class Ledger:
     def forget_spent(self, account_id: int, key_ids: Sequence[str]) -> Answer[int]:
         partition = account_id % self._partitions
         return Answer(self._forget([self._key(partition, f"k:{key_id}") for key_id in key_ids], ()), int)
+
+    def progress(self, partition: int, request_id: str) -> Answer[Renewal | None]:
+        """What the last renewal of a hold said; None where none said anything, or it has ended."""
+
+        def decode(reply: Reply) -> Renewal | None:
+            return Renewal(request_id, *reply) if reply else None
+
+        return Answer(self._progress((self._key(partition, "progress"),), (request_id,)), decode)
 
     def _account_key(self, account_id: int) -> bytes:
         return self._key(account_id % self._partitions, f"a:{account_id}")

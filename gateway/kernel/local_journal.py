@@ -178,7 +178,7 @@ class LocalJournal:
             path = self.directory / f"{_PREFIX}{key.hex()}{_SUFFIX}"
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             # None if somebody takes the empty file for one that was left behind.
-            self._file = _take(path)
+            self._file = take_file(path)
             self._key = key
         self._size_bytes = self._synced_bytes = self.ends = 0
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -250,7 +250,7 @@ def find_left(directory: Path) -> list[JournalFile]:
     if not directory.is_dir():
         return []
     found = sorted(directory.glob(f"{_PREFIX}{'[0-9a-f]' * 2 * _KEY_BYTES}{_SUFFIX}"), key=_modified_s)
-    return [file for path in found if (file := _take(path)) is not None]
+    return [file for path in found if (file := take_file(path)) is not None]
 
 
 def make_frame(payload: bytes, key: bytes) -> bytes:
@@ -317,7 +317,7 @@ def _checksum(payload: bytes, key: bytes) -> bytes:
     return hashlib.blake2b(b"%d:%b" % (len(payload), payload), digest_size=_CHECK_BYTES, key=key).digest()
 
 
-def _take(path: Path) -> JournalFile | None:
+def take_file(path: Path) -> JournalFile | None:
     """The file with its lock, or None where another has it, or had it and removed the file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)

@@ -270,6 +270,8 @@ class _Pipe:
                 x.on_begun()
         if self._gathered is None:
             x.bytes_out += len(out)
+            if x.mark is not None:
+                x.mark.cell[0] = x.bytes_out
             if self._response.last:
                 # `end` follows at once: what both write leaves together.
                 self._final = out

@@ -27,6 +27,7 @@ from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
 from gateway.kernel.money import MAX_NANOS, Nanos, charged_units, fee_nanos, hold_nanos
 from gateway.kernel.offers import charge_nanos, served_as
+from gateway.kernel.orphans import DELIVERED
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
 from gateway.kernel.verbs import Admitted, Busy, Ended, Limited, NoCredit, NotLoaded, OverBudget, Rates, UsedUp
 from gateway.wire.ratelimit import format_duration
@@ -118,12 +119,14 @@ class _Settlement:
         """Charge for what was delivered so far, or void the hold if nothing was; once. The cost."""
         if self._cost_nanos is None:
             self._cost_nanos = 0 if self._deferred() else self._close("")
+            self._unmark()
         return self._cost_nanos
 
     def settle_whole(self) -> Nanos:
         """The same from within the attempt that has brought the whole answer, and is not in `x.attempts` yet."""
         if self._cost_nanos is None:
             self._cost_nanos = 0 if self._deferred() else self._close("ok")
+            self._unmark()
         return self._cost_nanos
 
     def progress(self) -> tuple[Nanos, int, UsageRecord] | None:
@@ -138,7 +141,14 @@ class _Settlement:
         if usage is None:
             return None
         cost = self._cost(usage)
-        return cost, usage.input_tokens + usage.output_tokens, self._record(usage, cost, "orphaned", "orphaned")
+        record = self._record(usage, cost, "orphaned", "orphaned")
+        x, marks = self._x, self._deps.marks
+        if x.streaming and marks is not None:
+            # What goes out until the next time is charged by what has gone out by now.
+            record = msgspec.structs.replace(record, tags={**record.tags, DELIVERED: str(x.bytes_out)})
+            if x.mark is None:
+                x.mark = marks.take(x.id, self.hold.scopes.partition, x.bytes_out)
+        return cost, usage.input_tokens + usage.output_tokens, record
 
     def _goes_on(self) -> bool:
         """Whether the provider works on without this request: an answer in the background, whose id is known."""
@@ -146,6 +156,13 @@ class _Settlement:
         if x.owned is None or x.operation is not None or x.call is None or not x.call.peek.background:
             return False
         return x.tap is None or x.tap.usage() is None
+
+    def _unmark(self) -> None:
+        """The end is told by the hold's."""
+        x, marks = self._x, self._deps.marks
+        if x.mark is not None and marks is not None:
+            marks.give_back(x.mark)
+            x.mark = None
 
     def _reads_on(self) -> bool:
         """Whether this is another stream of an answer in the background that is not charged yet."""

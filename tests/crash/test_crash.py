@@ -4,7 +4,8 @@ What must hold, whatever was killed and when:
 - The entries of every account sum to its balance, which is its balance in Redis.
 - A request whose answer a caller saw whole is charged exactly once, at exactly its price.
 - No request is charged twice.
-- A stream that was cut by the death of its worker is charged for what was delivered up to its last renewal.
+- A stream that was cut by the death of its worker is charged for what was delivered up to its last renewal, at the
+  least; `test_marks.py` has the rest.
 - Nothing stays held, and no slot stays taken.
 """
 
