@@ -5,6 +5,7 @@ import base64
 import logging
 import struct
 
+import anthropic
 import msgspec
 import openai
 import pytest
@@ -12,7 +13,7 @@ from google import genai
 from google.genai import errors, types
 
 from gateway.secret import Secret
-from gateway.settings import Provider
+from gateway.settings import Model, Provider
 from tests.acceptance.answers import DONE, LAST_CHUNK, delta, stream, stream_head
 from tests.gateways import PROVIDER_KEY, RunningGateway
 from tests.upstreams import CLOSE, HANG, RECEIVE, REPEAT, Script, ScriptedUpstream, Until, answer, chunk, play
@@ -478,3 +479,97 @@ async def test_a_caller_who_leaves_is_charged_for_what_was_reported(stage):
 
     [record] = await gateway.records(1)
     assert (record.error_type, record.input_tokens, record.output_tokens) == ("caller_gone", 10, 13)
+
+
+# -- what was thought, through other dialects ------------------------------------------------------------------
+
+ASK_TO_THINK = {
+    "model": MODEL,
+    "max_tokens": 4000,
+    "thinking": {"type": "enabled", "budget_tokens": 2000},
+    "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+}
+
+
+async def test_anthropics_client_brings_back_what_google_signed(stage):
+    """The next turn is at another gateway, which remembers nothing of the first."""
+    calls = event(text("Hm.", thought=True)) + event(called("f", signature="c2ln", a=1), finish="STOP", usage=USAGE)
+    first, _ = await begin(stage, same(streamed(calls)))
+    second, upstream = await begin(stage, same(streamed(HELLO)))
+    turns = [*MESSAGES]
+
+    async with (
+        anthropic.AsyncAnthropic(api_key=first.key, base_url=first.url) as client,
+        client.messages.stream(**ASK_TO_THINK, messages=turns) as events,
+    ):
+        message = await events.get_final_message()
+    result = {"type": "tool_result", "tool_use_id": message.content[-1].id, "content": "12"}
+    turns += [{"role": "assistant", "content": message.content}, {"role": "user", "content": [result]}]
+    async with (
+        anthropic.AsyncAnthropic(api_key=second.key, base_url=second.url) as client,
+        client.messages.stream(**ASK_TO_THINK, messages=turns) as events,
+    ):
+        assert await events.get_final_text() == "Hello."
+
+    assert [block.type for block in message.content] == ["thinking", "redacted_thinking", "tool_use"]
+    contents = msgspec.json.decode(upstream.requests[0].body)["contents"]
+    assert contents[1]["parts"] == [called("f", signature="c2ln", a=1)]
+
+
+async def test_openais_client_brings_it_back_in_a_response(stage):
+    calls = event(called("f", signature="c2ln", a=1), finish="STOP", usage=USAGE)
+    first, _ = await begin(stage, same(streamed(calls)))
+    second, upstream = await begin(stage, same(streamed(HELLO)))
+    asked = {
+        "model": MODEL,
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}],
+        "include": ["reasoning.encrypted_content"],
+        "store": False,
+    }
+
+    async with first.openai().responses.stream(input="Hi", **asked) as events:
+        response = await events.get_final_response()
+    items = [item.model_dump(exclude_none=True, exclude={"parsed_arguments"}) for item in response.output]
+    result = {"type": "function_call_output", "call_id": items[-1]["call_id"], "output": "12"}
+    turns = [{"role": "user", "content": "Hi"}, *items, result]
+    async with second.openai().responses.stream(input=turns, **asked) as events:
+        assert (await events.get_final_response()).output_text == "Hello."
+
+    contents = msgspec.json.decode(upstream.requests[0].body)["contents"]
+    assert contents[1]["parts"] == [called("f", signature="c2ln", a=1)]
+
+
+async def test_googles_client_brings_back_what_anthropic_signed(stage):
+    """Its history of a conversation keeps only what it thinks well of."""
+    usage = {"input_tokens": 9, "output_tokens": 7}
+    said = [
+        {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
+        {"type": "redacted_thinking", "data": "cmVk"},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": 1}},
+    ]
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "c", "usage": usage}
+    calls = {**message, "content": said, "stop_reason": "tool_use"}
+    done = {**message, "content": [{"type": "text", "text": "Hello."}], "stop_reason": "end_turn"}
+    upstream = await stage.upstream(
+        play(RECEIVE, answer(msgspec.json.encode(calls)), RECEIVE, answer(msgspec.json.encode(done)))
+    )
+    provider = Provider(
+        adapter="anthropic", base_url=upstream.url, api_key=Secret(PROVIDER_KEY), models=("claude-sonnet-4-5",)
+    )
+    free = {"claude-sonnet-4-5": Model(free=True)}
+    gateway, _ = await stage.gateway(play(HANG), providers={"anthropic": provider}, models=free)
+    config = types.GenerateContentConfig(
+        max_output_tokens=4000,
+        thinking_config=types.ThinkingConfig(include_thoughts=True, thinking_budget=2000),
+        tools=[types.Tool(function_declarations=[types.FunctionDeclaration(name="f")])],
+    )
+
+    async with client_of(gateway).aio as client:
+        chat = client.chats.create(model="claude-sonnet-4-5", config=config)
+        await chat.send_message("Hi")
+        result = types.Part.from_function_response(name="f", response={"output": "12"})
+        result.function_response.id = "toolu_1"
+        answered = await chat.send_message(result)
+
+    assert answered.text == "Hello."
+    assert msgspec.json.decode(upstream.requests[1].body)["messages"][1]["content"] == said
