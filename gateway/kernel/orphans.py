@@ -19,7 +19,7 @@ import msgspec
 from gateway.errors import StoreUnavailable
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.marks import Left, find_marks
-from gateway.kernel.money import MAX_NANOS
+from gateway.kernel.money import MAX_NANOS, fee_nanos
 from gateway.kernel.record import UsageRecord, decode_record, encode_record
 from gateway.kernel.verbs import Renewal
 
@@ -108,4 +108,6 @@ def _price(record: UsageRecord, tokens: int) -> int:
     """Of so many tokens more; what cost nothing goes on costing nothing."""
     if record.cost_nanos == 0:
         return 0
-    return -(-tokens * record.output_mtok_nanos * record.markup_permille // _PER_MTOK_PERMILLE)
+    cost = -(-tokens * record.output_mtok_nanos * record.markup_permille // _PER_MTOK_PERMILLE)
+    # With an account's own key only the fee is asked.
+    return cost if record.fee_permille is None else fee_nanos(cost, record.fee_permille)

@@ -139,6 +139,14 @@ def test_what_went_out_later_is_more_of_the_same(cost, delivered, bytes_out, cos
     assert (record.cost_nanos, record.input_tokens, record.output_tokens) == (cost_after, 10, output_after)
 
 
+def test_with_an_accounts_own_key_only_the_fee_is_asked():
+    known = renewal(cost=50_000, output_tokens=20, delivered="1000")
+    record = msgspec.structs.replace(decode_record(known.record), fee_permille=50)
+    known = msgspec.structs.replace(known, record=encode_record(record))
+
+    assert continue_to(known, 1500).cost_nanos == 50_000 + 10 * 3000 * 50 // 1000
+
+
 def test_a_report_is_of_the_whole_answer():
     known = renewal(cost=50_000, output_tokens=20, delivered="1000")
     record = msgspec.structs.replace(decode_record(known.record), usage_source="reported")
