@@ -26,6 +26,7 @@ from gateway.control.parts import Parts
 from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference, Ready
 from gateway.deps import Deps
 from gateway.errors import ConfigError, StoreUnavailable
+from gateway.gate import Gate
 from gateway.hooks import Hooks
 from gateway.infra.clock import Clock, SystemClock
 from gateway.infra.embedded import Stores
@@ -225,7 +226,8 @@ def create_app(
         endpoint = Metrics(render_all, token=None if token is None else token.reveal().encode())
         routes.append(Route("/metrics", endpoint, methods=["GET"]))
     v1 = NoInference() if settings.server.plane == "control" else V1(deps)
-    return DataPlane(v1, routes, control=control, lifespan=lifespan)
+    gate = None if settings.server.plane == "control" else Gate(deps)
+    return DataPlane(v1, routes, control=control, lifespan=lifespan, gate=gate)
 
 
 async def keep_books(

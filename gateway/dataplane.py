@@ -18,6 +18,7 @@ from starlette.types import Lifespan
 from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, ClosedEndpoint, MethodNotAllowed, Overloaded, UnknownRoute
 from gateway.exchange import Exchange, Headers, Message, Receive, Scope, Send
+from gateway.gate import Gate
 from gateway.pipeline import GENERATIONS, INFERENCE, KNOWN_CALLER, LISTS, MODELS, OPEN, REALTIME, build
 from gateway.readiness import Readiness, say_missing
 from gateway.settings import Cors
@@ -269,9 +270,12 @@ class DataPlane(Router):
         *,
         control: ControlPlane | None = None,
         lifespan: Lifespan["DataPlane"],
+        gate: Gate | None = None,
     ) -> None:
+        """`gate` is asked by our own server what is turned away before it gets here."""
         default = v1 if control is None else Crossing(v1, control)
         super().__init__(routes, redirect_slashes=False, default=default, lifespan=lifespan)
+        self.gate = gate
         self._v1 = v1
         self._hot = frozenset(_HOT_PATHS)
 

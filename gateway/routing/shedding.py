@@ -10,7 +10,7 @@ really in flight; while it is not, the bound grows again, until there is none bu
 
 Rules:
 - One late turn says nothing: the loop is late when every look of a second found it so.
-- What is refused is refused before its body is read, at a few per cent of what serving it would cost.
+- What is refused is refused by its head alone (`gateway/gate.py`).
 - What is in flight already is never touched.
 - A worker that ends, and has no successor here, lets nobody in.
 """
@@ -25,19 +25,22 @@ from gateway.routing.crowd import HIGH, LOW
 
 #: The latest looks that must agree; the loop is looked at four times a second.
 LOOKS: Final = 4
+#: What those hear who are refused.
+CROWDED: Final = "This gateway has more to do than it can; try again shortly."
 #: No bound is lower.
 LEAST: Final = 16
 #: What those who matter least leave for the others.
 _LOW_SHARE: Final = 0.8
-#: What is left of a bound when it shrinks.
+#: What is left of a bound when it shrinks, at most and at least: the less, the later the loop is.
 _SHRINK: Final = 0.7
+_SHRINK_MOST: Final = 0.4
 
 
 class SheddingRules(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds, as configured."""
 
     #: Later than this the loop is late; 0: it never is.
-    lag_s: float = 0.5
+    lag_s: float = 0.25
     #: As many may be in flight whatever the loop does.
     requests_max: int = 16384
 
@@ -56,6 +59,11 @@ class Shedding:
         self.free = self._share(LOW)
 
     @property
+    def closed(self) -> bool:
+        """Nobody is let in any more."""
+        return self._closed
+
+    @property
     def bound(self) -> int:
         """How many may be in flight, for those who matter as much as most do."""
         return self._bound
@@ -72,7 +80,9 @@ class Shedding:
             return
         self._lags.append(lag_s)
         if len(self._lags) == LOOKS and min(self._lags) > rules.lag_s:
-            self._bound = max(min(LEAST, rules.requests_max), int(min(self._bound, in_flight) * _SHRINK))
+            # What waits grows with what is in flight.
+            shrink = min(_SHRINK, max(_SHRINK_MOST, rules.lag_s / min(self._lags)))
+            self._bound = max(min(LEAST, rules.requests_max), int(min(self._bound, in_flight) * shrink))
             # What follows from it must be seen before it is judged.
             self._lags.clear()
         elif lag_s <= rules.lag_s and self._bound < rules.requests_max:
@@ -87,10 +97,12 @@ class Shedding:
         """
         if self._closed:
             raise Overloaded("This gateway is stopping; try again shortly.", retry_after_s=round(1 + chance, 3))
-        if in_flight > self._share(priority):
-            raise Overloaded(
-                "This gateway has more to do than it can; try again shortly.", retry_after_s=round(1 + chance, 3)
-            )
+        if not self.takes(priority, in_flight):
+            raise Overloaded(CROWDED, retry_after_s=round(1 + chance, 3))
+
+    def takes(self, priority: int, in_flight: int) -> bool:
+        """Whether there is room for a request; `in_flight` counts it."""
+        return in_flight <= self._share(priority)
 
     def _share(self, priority: int) -> int:
         if priority >= HIGH:

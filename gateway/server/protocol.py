@@ -42,6 +42,7 @@ from uvicorn.server import ServerState
 
 from gateway.infra.clock import SystemClock
 from gateway.kernel.request_id import RequestIds
+from gateway.server.accepting import State
 from gateway.wire.dialects import Dialect, error_body
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,31 @@ _new_id = RequestIds(SystemClock()).make
 
 class _RefusedError(Exception):
     """Stops the parser at a head that was refused: nothing behind it may be read as a part of another request."""
+
+
+class Judged(Protocol):
+    """What becomes of a request: no status where it is let in, else the answer; and when to come back."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def head(self) -> bytes: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def retry_after_s(self) -> float: ...
+
+
+class Gate(Protocol):
+    """Turns requests away while the application is crowded; see `gateway/gate.py`."""
+
+    def is_crowded(self, running: int, /) -> bool: ...
+
+    def judge(
+        self, request: tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], str], /, *, running: int, refusals: int
+    ) -> Judged | None: ...
 
 
 class Listener(Protocol):
@@ -318,7 +344,11 @@ class DirectProtocol(HttpToolsProtocol):
     """uvicorn's httptools protocol, making `DirectCycle`s.
 
     An application may offer `dispatch` beside being called: the same, but what it returns is awaited, so that it can
-    be the coroutine that does the work.
+    be the coroutine that does the work. It may offer a `gate`, which turns requests away by their heads.
+
+    Who is turned away and comes back sooner than it was told to is from then on told to stay away for longer each
+    time, and not read until then: to refuse it again and again would take the time of those who are served. Where
+    several keys come by one connection, it is a proxy's, and always read.
     """
 
     cycle: DirectCycle | None  # type: ignore[assignment]  # uvicorn's is never told to be None
@@ -332,6 +362,16 @@ class DirectProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._dispatch = getattr(self.app, "dispatch", self.app)
+        self._gate: Gate | None = getattr(self.app, "gate", None)
+        #: The request under way was turned away, and its body has not ended.
+        self._turned_away = False
+        #: Whose requests came while there was no room, until when it was told to stay away, how often it was turned
+        #: away since it came too soon, and whether there were others.
+        self._crowding = ""
+        self._back_at_s = 0.0
+        self._refusals = 0
+        self._shared = False
+        self._reads_again: asyncio.TimerHandle | None = None
         #: Loop time since when no request is under way; 0 while one is.
         self.idle_since_s = 0.0
         #: What the kernel had not taken of the answers at the last sweep, and the loop time since when it took none.
@@ -362,11 +402,17 @@ class DirectProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self.idle_since_s = self.loop.time()
+        if isinstance(self.server_state, State):
+            for acceptor in self.server_state.acceptors:
+                acceptor.let_in()
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
             self._refuse(503, _FULL, type="service_unavailable_error", code="server_is_overloaded")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._reads_again is not None:
+            self._reads_again.cancel()
+            self._reads_again = None
         self._tell_gone()
 
     def linger(self) -> None:
@@ -503,6 +549,10 @@ class DirectProtocol(HttpToolsProtocol):
 
     def _ends_by_itself(self) -> bool:
         """Whether answers are under way that a refusal must not be written among; the connection ends with them."""
+        if self._turned_away:
+            # It was answered already.
+            self.transport.close()
+            return True
         cycle = self.cycle
         if cycle is None or (cycle.response_complete and not cycle.more_body and not cycle.ending):
             return False
@@ -571,6 +621,9 @@ class DirectProtocol(HttpToolsProtocol):
             return
         url = self.url
         path, raw_path, query = (_split if len(url) <= _SPLIT_BYTES_MAX else _split.__wrapped__)(url)
+        gate = self._gate
+        if gate is not None and gate.is_crowded(len(self.tasks)) and self._turns_away(gate, raw_path, query):
+            return
         extensions: dict[str, DirectCycle] = {}
         scope = {
             "type": "http",
@@ -602,8 +655,52 @@ class DirectProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
+    def _turns_away(self, gate: Gate, raw_path: bytes, query: bytes) -> bool:
+        """Whether the request whose head was just read is answered here, as there is no room for it."""
+        previous = self.cycle
+        if self.expect_100_continue or not (previous is None or (previous.response_complete and not previous.ending)):
+            # Behind an answer under way, or before a body that waits to be asked for.
+            return False
+        client = self.client[0] if self.client else ""
+        request = (self.parser.get_method(), raw_path, query, self.headers, client)
+        judged = gate.judge(request, running=len(self.tasks), refusals=self._refusals)
+        if judged is None:
+            return False
+        now_s = self.loop.time()
+        self._shared = self._shared or self._crowding not in ("", judged.key_id)
+        self._crowding = judged.key_id
+        if not judged.status:
+            self._refusals = 0
+            return False
+        too_soon = now_s < self._back_at_s
+        self._back_at_s = now_s + judged.retry_after_s
+        self._refusals = self._refusals + 1 if too_soon or self._refusals else 0
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive() and not self._leaving
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in self.server_state.default_headers)
+        end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[judged.status] + lines + judged.head + end + judged.body)
+        self.server_state.total_requests += 1
+        self._turned_away = True
+        self.idle_since_s = now_s
+        if not keep_alive:
+            self._refused = True
+            self.transport.close()
+        elif self._refusals and not self._shared and self._reads_again is None:
+            self.flow.pause_reading()
+            self._reads_again = self.loop.call_at(self._back_at_s, self._read_again)
+        return True
+
+    def _read_again(self) -> None:
+        if self._reads_again is not None:
+            self._reads_again.cancel()
+            self._reads_again = None
+            if not self.transport.is_closing():
+                self.flow.resume_reading()
+
     def on_body(self, body: bytes) -> None:
         self._heard = True
+        if self._turned_away:
+            return
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return
@@ -617,6 +714,9 @@ class DirectProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._ended = True
         self._unheard_bytes = 0
+        if self._turned_away:
+            self._turned_away = False
+            return
         cycle = self.cycle
         if cycle is not None:
             cycle.more_body = False
@@ -648,6 +748,7 @@ class DirectProtocol(HttpToolsProtocol):
             return
         if not self._leaving:
             self._leaving = True
+            self._read_again()
             self.idle_since_s = self.idle_since_s and now_s
         cycle = self.cycle
         if cycle is not None and not cycle.response_started:

@@ -28,6 +28,7 @@ import uvloop
 from gateway.errors import GatewayError
 from gateway.infra.embedded import Stores
 from gateway.infra.link import Link
+from gateway.server.accepting import Acceptor, State
 from gateway.server.protocol import DirectProtocol, sweep
 from gateway.server.websocket import WebSocketProtocol
 from gateway.settings import Settings
@@ -56,10 +57,13 @@ Service = Callable[[Settings, Stores, Link, asyncio.Event], Awaitable[None]]
 class WorkerServer(uvicorn.Server):
     """uvicorn's server with our end: who stops it, what it waits for, and in which order things close."""
 
+    server_state: State
+
     def __init__(
         self, config: uvicorn.Config, link: Link, *, grace_s: float, keep_alive_s: float, write_timeout_s: float
     ) -> None:
         super().__init__(config)
+        self.server_state = State()
         self._link = link
         self._grace_s = grace_s
         self._keep_alive_s = keep_alive_s
@@ -78,6 +82,7 @@ class WorkerServer(uvicorn.Server):
         asyncio.get_running_loop().add_signal_handler(RETIRE, self._retire)
         await self._link.open()
         await super().startup(sockets)
+        self.server_state.acceptors += [Acceptor(listener, self._protocol) for listener in sockets or []]
         self._link.report_ready()
 
     async def main_loop(self) -> None:
@@ -99,6 +104,8 @@ class WorkerServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, drain, cancel what is left, then close the application: settling needs its stores."""
+        for acceptor in self.server_state.acceptors:
+            acceptor.close()
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -129,6 +136,10 @@ class WorkerServer(uvicorn.Server):
             if waited_s >= within_s or (unless_forced and self.force_exit):
                 return False
             await asyncio.sleep(_DRAIN_POLL_S)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Of a connection, as uvicorn makes it."""
+        return DirectProtocol(self.config, self.server_state, self.lifespan.state)
 
     def _terminate(self) -> None:
         self.force_exit, self._told = self._told, True

@@ -146,3 +146,43 @@ async def test_a_worker_that_has_enough_to_do_refuses_those_first_who_matter_lea
     assert [each.status for each in await asyncio.gather(*asking)] == [200] * 3
     assert 'gateway_shed_total{by="worker",priority="low"} 1' in await site.gateway.metrics()
     assert (await site.ask(ASK, key=low)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [(b"/v1/chat/completions", 503), (b"/v1/responses", 503), (b"/v1/messages", 529), (b"/v1/embeddings", 503)],
+)
+async def test_who_is_turned_away_at_the_door_hears_what_all_others_hear(site, path, status):
+    """The first request of a key is refused where keys are looked up, the second by its head; both are accounted for."""
+    gate = Gate()
+    await site.open({"only": gate}, models=FREE, settings=Settings(overload=Overload(requests_max=2)))
+    low = await key_of(site, "free")
+    asking = asyncio.ensure_future(site.ask())
+    await site.upstreams["only"].received(1)
+
+    answers = [await site.ask(key=low, path=path) for _ in range(2)]
+    gate.open.set()
+    await asking
+
+    assert [each.status for each in answers] == [status, status]
+    inside, outside = [
+        {name: value for name, value in each.headers if name not in (b"date", b"content-length")} for each in answers
+    ]
+    assert inside.keys() == outside.keys()
+    for name, value in inside.items():
+        assert (outside[name] == value) == (not name.startswith((b"retry-after", b"request-id", b"x-"))) or (
+            name == b"retry-after"
+        )
+    id_ = outside[b"x-gateway-request-id"]
+    assert answers[1].body == answers[0].body.replace(inside[b"x-gateway-request-id"], id_)
+    assert outside[b"x-request-id"] == id_
+    assert 1000 < int(outside[b"retry-after-ms"]) <= 1000 * int(outside[b"retry-after"])
+    records = [record for record in await site.gateway.records(3) if record.status == status]
+    assert [record.id for record in records] == [inside[b"x-gateway-request-id"].decode(), id_.decode()]
+    first, second = [
+        (record.error_type, record.route, record.key, record.account, record.operation, record.bytes_out)
+        for record in records
+    ]
+    assert first == second
+    metrics = await site.gateway.metrics()
+    assert 'gateway_shed_total{by="worker",priority="low"} 2' in metrics

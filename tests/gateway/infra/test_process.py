@@ -60,6 +60,22 @@ async def test_a_blocked_loop_shows_as_lag():
     assert all(late >= 0 for late in watched.seen)
 
 
+async def test_what_waits_behind_other_sockets_shows_although_timers_are_on_time(monkeypatch):
+    watched = Watched()
+    lag = LoopLag(watched, interval_s=0.02)
+    # Nobody gets to the socket, in however many turns of the loop.
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", lambda *_: None)
+    lag.start()
+
+    async with asyncio.timeout(10):
+        await watched.enough.wait()
+    lag.stop()
+
+    first, second, third = watched.seen[:3]
+    assert third > second > first
+    assert third >= 0.03
+
+
 async def test_the_lag_is_declared_and_stops():
     registry = Registry(incarnation="a")
     lag = measure_loop_lag(registry)

@@ -23,9 +23,9 @@ def test_the_configured_bound_holds_for_everybody():
 
 
 def test_a_loop_that_is_late_for_a_second_narrows_the_bound_but_not_for_those_who_matter_most():
-    shedding = Shedding(SheddingRules())
+    shedding = Shedding(SheddingRules(lag_s=0.5))
     for _ in range(LOOKS):
-        shedding.look(0.8, 1000)
+        shedding.look(0.6, 1000)
     assert shedding.bound == 700
     assert [admits(shedding, priority, 701) for priority in (LOW, NORMAL, HIGH)] == [False, False, True]
     assert [admits(shedding, priority, 600) for priority in (LOW, NORMAL, HIGH)] == [False, True, True]
@@ -37,6 +37,14 @@ def test_one_late_turn_says_nothing(lags):
     for lag_s in lags:
         shedding.look(lag_s, 1000)
     assert shedding.free >= 0.8 * 16384 - 1
+
+
+@pytest.mark.parametrize(("lag_s", "bound"), [(0.51, 700), (1.0, 500), (60.0, 400)])
+def test_the_later_the_loop_the_narrower_the_bound(lag_s, bound):
+    shedding = Shedding(SheddingRules(lag_s=0.5))
+    for _ in range(LOOKS):
+        shedding.look(lag_s, 1000)
+    assert shedding.bound == bound
 
 
 def test_it_comes_back_by_itself():
@@ -51,7 +59,7 @@ def test_it_comes_back_by_itself():
 
 def test_it_finds_what_a_worker_can_do():
     """A loop that is a second late from two hundred in flight on: there are about as many, and not twenty."""
-    shedding = Shedding(SheddingRules())
+    shedding = Shedding(SheddingRules(lag_s=0.5))
     seen = []
     in_flight = 1000
     for number in range(2000):

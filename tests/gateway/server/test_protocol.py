@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from gateway.downstream import DIRECT
+from gateway.gate import Judged
 from gateway.infra.redis.connection import Connection
 from gateway.server.protocol import HEAD_BYTES_MAX, PIPELINED_MAX, DirectCycle, DirectProtocol, sweep
 
@@ -83,14 +84,18 @@ class Caller:
         *,
         state: uvicorn.server.ServerState | None = None,
         connections_max: int | None = None,
+        gate: object = None,
     ) -> None:
         async def app(scope, receive, send) -> None:
             answer = respond(scope["extensions"][DIRECT], scope["path"])
             if asyncio.iscoroutine(answer):
                 await answer
 
+        app.gate = gate  # type: ignore[attr-defined]
         config = uvicorn.Config(
             app,
+            interface="asgi3",
+            proxy_headers=False,
             http=DirectProtocol,
             log_config=None,
             lifespan="off",
@@ -427,6 +432,168 @@ async def test_a_broken_body_behind_an_answer_that_is_complete_only_closes(log):
     caller.protocol.data_received(b"zz\r\n")
 
     assert [data[:12] for _, data in log] == [b"HTTP/1.1 200", b"closed"]
+
+
+class Door:
+    """A gate whose verdict on the next requests the test says: whose they are, and whether they are turned away."""
+
+    def __init__(self) -> None:
+        self.crowded = True
+        self.key = "a"
+        self.shut = True
+        self.retry_after_s = 0.05
+        self.asked: list[int] = []
+
+    def is_crowded(self, running: int) -> bool:
+        return self.crowded
+
+    def judge(self, request, *, running: int, refusals: int) -> Judged | None:
+        self.asked.append(refusals)
+        if not self.key:
+            return None
+        if not self.shut:
+            return Judged(self.key)
+        return Judged(self.key, 503, b"content-length: 4\r\n", b"full", self.retry_after_s)
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+def turned_away(log: list[tuple[str, bytes]]) -> int:
+    return sum(data.startswith(b"HTTP/1.1 503") and data.endswith(b"\r\n\r\nfull") for _, data in log)
+
+
+async def test_who_is_turned_away_never_becomes_a_request(log, door):
+    """Its body is read over, in however many pieces, and what comes behind it is a request again."""
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()), gate=door)
+
+    request = REQUEST % b"1"
+    caller.protocol.data_received(request[:-1])
+    assert turned_away(log) == 1
+    assert b"connection" not in log[0][1]
+    caller.protocol.data_received(request[-1:])
+    door.shut = False
+    caller.ask(b"2")
+    await turns()
+
+    assert [data.partition(b"\r\n\r\n")[2] for _, data in log] == [b"full", b"/2"]
+
+
+async def test_a_crowd_is_asked_for_at_each_request_and_the_door_only_in_one(log, door):
+    door.crowded = False
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()), gate=door)
+
+    caller.ask(b"1")
+    await turns()
+
+    assert (door.asked, turned_away(log)) == ([], 0)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_who_wants_the_connection_closed_gets_that_too(log, door, version):
+    caller = Caller(log, lambda *_: pytest.fail("nobody is asked"), gate=door)
+
+    caller.protocol.data_received(b"GET / HTTP/%b\r\nhost: gateway\r\nconnection: close\r\n\r\n" % version)
+    caller.ask(b"never")
+    await turns()
+
+    assert turned_away(log) == 1
+    assert b"\r\nconnection: close\r\n" in log[0][1]
+    assert log[1:] == [("caller", b"closed")]
+
+
+@pytest.mark.parametrize("why", ["an answer is under way", "it waits to be told to go on", "nobody can tell"])
+async def test_what_can_not_be_turned_away_at_the_door_goes_in(log, door, why):
+    going = asyncio.Event()
+
+    async def respond(cycle: DirectCycle, path: str) -> None:
+        await going.wait()
+        finish(cycle, path.encode())
+
+    caller = Caller(log, respond, gate=door)
+    request = REQUEST % b"1"
+    if why == "an answer is under way":
+        door.crowded = False
+        caller.ask(b"0")
+        door.crowded = True
+    elif why == "nobody can tell":
+        door.key = ""
+    else:
+        request = request.replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n")
+    caller.protocol.data_received(request)
+    going.set()
+    await turns(20)
+
+    assert turned_away(log) == 0
+    assert any(data.endswith(b"/1") for _, data in log)
+
+
+async def test_who_comes_back_too_soon_is_not_read_for_longer_and_longer(log, door):
+    caller = Caller(log, lambda *_: pytest.fail("nobody is asked"), gate=door)
+    caller.ask(b"1")
+    assert caller.wire.reading
+    caller.ask(b"2")
+    assert not caller.wire.reading
+
+    async with asyncio.timeout(10):
+        while not caller.wire.reading:  # noqa: ASYNC110 - the transport has no event
+            await asyncio.sleep(0.01)
+    caller.ask(b"3")
+    assert not caller.wire.reading
+    assert door.asked == [0, 0, 1]
+    caller.protocol.connection_lost(None)
+    assert turned_away(log) == 3
+
+
+async def test_a_connection_of_several_keys_is_always_read(log, door):
+    """A proxy's: one who comes too soon must not hold up the others."""
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()), gate=door)
+    for key in ("a", "b", "b", "b"):
+        door.key = key
+        caller.ask(b"1")
+
+    assert turned_away(log) == 4
+    assert caller.wire.reading
+
+
+async def test_who_is_let_in_again_has_a_clean_slate(log, door):
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()), gate=door)
+    door.retry_after_s = 60.0
+    caller.ask(b"1")
+    door.shut = False
+    caller.ask(b"2")
+    await turns()
+    door.shut = True
+    caller.ask(b"3")
+
+    assert door.asked == [0, 0, 0]
+
+
+async def test_a_worker_that_leaves_reads_who_was_not_read(log, door):
+    caller = Caller(log, lambda cycle, path: finish(cycle, path.encode()), gate=door)
+    door.retry_after_s = 60.0
+    caller.ask(b"1", b"2")
+    assert not caller.wire.reading
+
+    door.crowded = False
+    caller.protocol.leave(idle_s=60.0)
+    assert caller.wire.reading
+    caller.ask(b"3")
+    await turns()
+
+    assert b"connection: close" in log[-2][1]
+    assert log[-2][1].endswith(b"/3")
+
+
+async def test_a_broken_body_behind_a_refusal_at_the_door_only_closes(log, door):
+    caller = Caller(log, lambda *_: pytest.fail("nobody is asked"), gate=door)
+
+    caller.protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
+
+    assert turned_away(log) == 1
+    assert log[1:] == [("caller", b"closed")]
 
 
 async def test_one_connection_more_than_there_may_be_is_told_so_and_closed(log):
