@@ -5,6 +5,7 @@ development a key and a first request to paste.
 """
 
 import argparse
+import asyncio
 import logging
 import os
 import shlex
@@ -22,11 +23,13 @@ from gateway.cli.check import load_hooks, load_prices, load_registry, load_way_o
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import ECHO, Loaded, proxy_variables
+from gateway.errors import GatewayError
 from gateway.infra.children import die_with_parent
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.logs import configure
 from gateway.infra.postgres import Database
+from gateway.infra.redis import Redis
 from gateway.kernel.key_store import ensure_development_key, load_pepper
 from gateway.kernel.keys import NewKey
 from gateway.kernel.money import parse_usd
@@ -40,6 +43,8 @@ PROGRAM = "gateway"
 _NAME_WIDTH = 12
 _TEXT_WIDTH = 100
 
+#: It is near, or it is not there.
+_REDIS_TIMEOUT_S = 3.0
 #: Before the first worker runs, nobody waits for an answer.
 _BOOTSTRAP_TIMEOUT_S = 30.0
 
@@ -102,6 +107,8 @@ class Welcome:
         self._program = program
         self._options = options
         self._key: NewKey | None = None
+        #: Why Redis can't be reached; empty where it can.
+        self._missing = ""
 
     async def prepare(self, settings: Settings, stores: Stores) -> None:
         """Runs on a migrated database, before any worker."""
@@ -111,6 +118,7 @@ class Welcome:
                 self._key = await ensure_development_key(
                     database, pepper=pepper, credit_nanos=parse_usd(repr(settings.money.development_usd))
                 )
+        self._missing = await _why_no_redis(stores.redis_url)
 
     def announce(self, address: str) -> None:
         """Runs once all workers accept connections."""
@@ -118,7 +126,10 @@ class Welcome:
         on = [name for name, each in settings.providers.items() if each.enabled]
         taken = {each.adapter for each in settings.providers.values()} | set(settings.providers)
         off = [each.variable for each in self._loaded.known.values() if each.variable and each.name not in taken]
-        out.line(f"AI Gateway {__version__} is ready: {out.paint(address, Colour.GREEN)}")
+        if self._missing:
+            self._warn(address)
+        else:
+            out.line(f"AI Gateway {__version__} is ready: {out.paint(address, Colour.GREEN)}")
         out.line()
         plane = settings.server.plane
         if plane != "control":
@@ -135,6 +146,17 @@ class Welcome:
         if on and plane != "control":
             self._show_request(address, model=_example(settings, on))
         self._key = None
+
+    def _warn(self, address: str) -> None:
+        """It runs, and comes right by itself once Redis does; until then nobody should take it for ready."""
+        out, settings = self._out, self._loaded.settings
+        out.line(out.paint(f"AI Gateway {__version__} runs at {address}, but Redis does not answer.", Colour.RED))
+        self._fact("why", self._missing)
+        refuses = settings.money.when_redis_is_away == "refuse"
+        meanwhile = "requests are refused with 503" if refuses else "each worker limits by itself and keeps a journal"
+        self._fact("until it does", meanwhile)
+        self._fact("look at", f"redis.url (REDIS_URL), and {self._command('doctor')}")
+        log.error("Redis does not answer: %s", self._missing)
 
     def _show_request(self, address: str, *, model: str) -> None:
         out = self._out
@@ -157,6 +179,22 @@ class Welcome:
         self._out.line(f"  {self._out.paint(name.ljust(_NAME_WIDTH), Colour.DIM)}{first}")
         for line in rest:
             self._out.line(" " * (_NAME_WIDTH + 2) + line)
+
+
+async def _why_no_redis(url: str) -> str:
+    """Why Redis can't be reached now; empty where it can."""
+    client = Redis(url, timeout_s=_REDIS_TIMEOUT_S)
+    try:
+        async with asyncio.timeout(_REDIS_TIMEOUT_S):
+            await client.connect()
+            await client.execute("PING")
+    except TimeoutError:
+        return f"no answer within {_REDIS_TIMEOUT_S:g} s"
+    except GatewayError as error:
+        return error.detail or error.message
+    finally:
+        await client.close()
+    return ""
 
 
 def _example(settings: Settings, on: Sequence[str]) -> str:

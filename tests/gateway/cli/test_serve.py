@@ -30,9 +30,11 @@ def welcome(data_dir, *, config=None, options: str = "", **variables: str) -> tu
     return Welcome(loaded, Printer(out), program="venv/bin/gateway", options=options), out
 
 
-async def prepare(greeter: Welcome, dsn: str, data_dir, **variables: str) -> None:
+async def prepare(
+    greeter: Welcome, dsn: str, data_dir, *, redis_url: str = "unix:///nowhere", **variables: str
+) -> None:
     settings = load(environ={"GATEWAY__SERVER__DATA_DIR": str(data_dir)} | variables).settings
-    await greeter.prepare(settings, Stores(dsn, ""))
+    await greeter.prepare(settings, Stores(dsn, redis_url))
 
 
 async def test_the_first_start_shows_a_key_that_works_once(database, tmp_path, monkeypatch):
@@ -52,6 +54,27 @@ async def test_the_first_start_shows_a_key_that_works_once(database, tmp_path, m
     again.announce(ADDRESS)
     assert ADDRESS in out.getvalue()
     assert not KEY.search(out.getvalue())
+
+
+@pytest.mark.parametrize("choice", ["refuse", "limit_locally"])
+async def test_nobody_takes_a_gateway_without_redis_for_ready(database, redis_url, tmp_path, monkeypatch, choice):
+    monkeypatch.chdir(tmp_path)
+    variables = {"GATEWAY__MONEY__WHEN_REDIS_IS_AWAY": choice}
+    greeter, out = welcome(tmp_path, **variables)
+    await prepare(greeter, database, tmp_path, redis_url="redis://127.0.0.1:1", **variables)
+    greeter.announce(ADDRESS)
+
+    said = out.getvalue()
+    assert "is ready" not in said
+    assert f"runs at {ADDRESS}, but Redis does not answer" in said
+    assert ("refused with 503" in said) == (choice == "refuse")
+    assert "127.0.0.1:1" in said
+    assert "REDIS_URL" in said
+
+    greeter, out = welcome(tmp_path)
+    await prepare(greeter, database, tmp_path, redis_url=redis_url)
+    greeter.announce(ADDRESS)
+    assert f"is ready: {ADDRESS}" in out.getvalue()
 
 
 async def test_production_makes_no_key(database, tmp_path, monkeypatch):
