@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from starlette.routing import Route
-
 from gateway import __version__
 from gateway.bridges import reach
 from gateway.catalogue.lists import ListStore
@@ -23,7 +21,7 @@ from gateway.catalogue.metrics import MetricStore
 from gateway.catalogue.prices import Catalogue
 from gateway.control.app import ControlPlane
 from gateway.control.parts import Parts
-from gateway.dataplane import V1, DataPlane, Health, Metrics, NoInference, Ready
+from gateway.dataplane import V1, DataPlane, Fixed, Health, Metrics, NoInference, Ready
 from gateway.deps import Deps
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.gate import Gate
@@ -218,13 +216,13 @@ def create_app(
         return render(merge([metrics.snapshot()])) if link is None else await link.ask(METRICS)
 
     paths = ("/health", "/healthz", "/") if control is None else ("/health", "/healthz")
-    routes = [Route(path, health, methods=["GET", "HEAD"]) for path in paths]
+    routes = [Fixed(path, health, methods=["GET", "HEAD"], deps=deps) for path in paths]
     if control is None:
-        routes.append(Route("/health/ready", Ready(readiness), methods=["GET", "HEAD"]))
+        routes.append(Fixed("/health/ready", Ready(readiness), methods=["GET", "HEAD"], deps=deps))
     if settings.metrics.enabled:
         token = settings.metrics.token
         endpoint = Metrics(render_all, token=None if token is None else token.reveal().encode())
-        routes.append(Route("/metrics", endpoint, methods=["GET"]))
+        routes.append(Fixed("/metrics", endpoint, methods=["GET", "HEAD"], deps=deps))
     v1 = NoInference() if settings.server.plane == "control" else V1(deps)
     gate = None if settings.server.plane == "control" else Gate(deps)
     return DataPlane(v1, routes, control=control, lifespan=lifespan, gate=gate)

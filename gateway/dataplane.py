@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
 import msgspec
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Lifespan
 
 from gateway.deps import Deps, Handler
@@ -179,6 +179,25 @@ class CorsPolicy:
         await x.send({"type": "http.response.start", "status": 204, "headers": x.reply_headers})
         await x.send({"type": "http.response.body", "body": b""})
         return True
+
+
+class Fixed(Route):
+    """A path with one answer, and the dialect's own refusal of other methods than its."""
+
+    def __init__(self, path: str, endpoint: AsgiApp, *, methods: Sequence[str], deps: Deps) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self._refused = build(OPEN, deps, end=self._refuse)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.methods is None or scope["method"] in self.methods:
+            await self.app(scope, receive, send)
+            return
+        x = Exchange(scope, receive, send, _NOWHERE)
+        x.told_as = client_dialect(scope)
+        await self._refused(x)
+
+    async def _refuse(self, x: Exchange) -> None:
+        raise MethodNotAllowed(allow=", ".join(sorted(self.methods or ())))
 
 
 class Health:

@@ -43,6 +43,8 @@ from uvicorn.server import ServerState
 from gateway.infra.clock import SystemClock
 from gateway.kernel.request_id import RequestIds
 from gateway.server.accepting import State
+from gateway.server.unread import HIGH_WATER_BYTES, Unread
+from gateway.server.websocket import WebSocketProtocol
 from gateway.wire.dialects import Dialect, error_body
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,6 @@ LINGER_S = 5.0
 
 #: Where a WebSocket may be opened; elsewhere the wish for one is left unheard.
 _CONVERSATIONS = re.compile(rb"/realtime/?(?:\?|$)")
-
-#: Written and not taken by the kernel; beyond it the source of the bytes is paused.
-HIGH_WATER_BYTES = 32 * 1024
 
 #: The targets of requests whose parts are remembered are at most this long.
 _SPLIT_BYTES_MAX: Final = 256
@@ -374,9 +373,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._reads_again: asyncio.TimerHandle | None = None
         #: Loop time since when no request is under way; 0 while one is.
         self.idle_since_s = 0.0
-        #: What the kernel had not taken of the answers at the last sweep, and the loop time since when it took none.
-        self._unread_bytes = 0
-        self._unread_since_s = 0.0
+        self._unread = Unread()
         #: The next request is the last one here.
         self._leaving = False
         self._in_head = False
@@ -767,14 +764,9 @@ class DirectProtocol(HttpToolsProtocol):
 
         To the request it is a caller who is gone: its provider's connection is closed, and what was sent is charged.
         """
-        unread_bytes = self.transport.get_write_buffer_size()
-        if unread_bytes == 0 or not self._unread_bytes or unread_bytes < self._unread_bytes:
-            self._unread_since_s = now_s
-        elif now_s - self._unread_since_s > timeout_s:
+        if self._unread.is_stuck(self.transport, now_s=now_s, timeout_s=timeout_s):
             log.info("%s has read nothing for %.0f s: its connection is cut", self.client, timeout_s)
             self.transport.abort()
-        # More may have been written meanwhile: that is no sign of life.
-        self._unread_bytes = unread_bytes
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -840,4 +832,5 @@ def sweep(state: ServerState, *, now_s: float, keep_alive_s: float, write_timeou
             since_s = connection.idle_since_s
             if since_s and now_s - since_s > (LINGER_S if connection.lingering else keep_alive_s):
                 connection.transport.close()
+        if isinstance(connection, DirectProtocol | WebSocketProtocol):
             connection.abort_unread(now_s=now_s, timeout_s=write_timeout_s)

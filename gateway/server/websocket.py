@@ -10,12 +10,15 @@ Rules:
 """
 
 import asyncio
+import logging
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from gateway.server.protocol import HIGH_WATER_BYTES
+from gateway.server.unread import HIGH_WATER_BYTES, Unread
+
+log = logging.getLogger(__name__)
 
 DRAINING = "gateway.draining"
 
@@ -26,6 +29,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:  # Any: uvicorn's own arguments
         super().__init__(*args, **options)
         self._draining = asyncio.Event()
+        self._unread = Unread()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -48,6 +52,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # The application hears of a caller who left; what it still had to say is of no use.
         super().handle_close(event)
         self.writable.set()
+
+    def abort_unread(self, *, now_s: float, timeout_s: float) -> None:
+        """Cut a conversation whose caller has taken none of what was said to it for `timeout_s`. For the sweep."""
+        if self._unread.is_stuck(self.transport, now_s=now_s, timeout_s=timeout_s):
+            log.info("%s has read nothing for %.0f s: its conversation is cut", self.client, timeout_s)
+            self.transport.abort()
 
     def shutdown(self) -> None:
         """The server stops."""

@@ -78,6 +78,21 @@ async def test_a_path_of_objects_takes_its_own_methods_alone(stage, server, meth
     assert upstream.connections == 0
 
 
+@pytest.mark.parametrize("path", [b"/health", b"/healthz", b"/metrics"])
+async def test_a_wrong_method_is_refused_in_the_callers_dialect_elsewhere_too(stage, path):
+    gateway, _ = await stage.gateway(same(answer(CHAT)))
+
+    plain = await gateway.ask(b"{}", path=path)
+    anthropic = await gateway.ask(b"{}", path=path, headers=[(b"anthropic-version", b"2023-06-01")])
+
+    for answered in (plain, anthropic):
+        assert (answered.status, answered.header(b"allow")) == (405, b"GET, HEAD")
+        assert answered.header(b"x-request-id")
+    assert plain.error["code"] == "method_not_supported"
+    assert anthropic.error["type"] == "invalid_request_error"
+    assert (await gateway.ask(path=path, method=b"HEAD")).status == 200
+
+
 @pytest.mark.parametrize("method", [b"GET", b"PUT", b"DELETE", b"PATCH", b"HEAD"])
 async def test_a_wrong_method_is_a_405_that_says_the_right_one(stage, server, method):
     """Cases 85 and 87."""

@@ -15,6 +15,7 @@ from gateway.downstream import DIRECT
 from gateway.gate import Judged
 from gateway.infra.redis.connection import Connection
 from gateway.server.protocol import HEAD_BYTES_MAX, PIPELINED_MAX, DirectCycle, DirectProtocol, sweep
+from gateway.server.websocket import WebSocketProtocol
 
 REQUEST = b"POST /%b HTTP/1.1\r\nhost: gateway\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -164,6 +165,24 @@ async def test_who_reads_nothing_for_too_long_is_cut_off(log):
     # More that is written is no sign of life.
     assert not any((cut_at(900, 5000), cut_at(1000, 5000)))
     assert cut_at(1002, 5000)
+
+
+async def test_a_conversation_with_one_who_reads_nothing_is_cut_off_too(log):
+    async def app(scope, receive, send) -> None:
+        pytest.fail("nothing is asked")
+
+    config = uvicorn.Config(app, http=DirectProtocol, ws=WebSocketProtocol, log_config=None, lifespan="off")
+    config.load()
+    state, wire = uvicorn.server.ServerState(), Wire("caller", log)
+    WebSocketProtocol(config=config, server_state=state, app_state={}).connection_made(wire)
+
+    wire.waiting_bytes = 1000
+    for now_s in (0, 300):
+        sweep(state, now_s=now_s, keep_alive_s=1, write_timeout_s=300)
+    assert log == []
+    sweep(state, now_s=301, keep_alive_s=1, write_timeout_s=300)
+
+    assert log == [("caller", b"closed")]
 
 
 async def test_a_request_leaves_nothing_to_the_collector_of_cycles(log):
