@@ -229,8 +229,12 @@ class Pricer:
         if published is None:
             published = self._catalogue.price(self._ids.get(provider, ""), upstream_model, at=at)
         fallback = self._rows.get(ANY_MODEL) if published is None and not self._any.free else published
+        if fallback is None and self._any.free:
+            # Nobody knows a price, so nothing is held; but a provider that says what it charges is believed.
+            fallback = Price()
+            return msgspec.structs.replace(fallback, markup_permille=markup, provider_cost=True), True
         if fallback is None:
-            return None, self._any.free
+            return None, False
         return msgspec.structs.replace(fallback, markup_permille=markup, provider_cost=True), False
 
     def _markup(self, provider: str, model: str) -> int:

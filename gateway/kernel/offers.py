@@ -224,7 +224,8 @@ def served_as(asked: str | None, offer: Offer) -> str | None:
 
 def charge_nanos(usage: Usage, offer: Offer) -> Nanos:
     """What this usage is charged at this offer: its cost; of what went out with an account's own key, the fee."""
-    if offer.free or offer.price is None:
+    if offer.price is None or (offer.free and usage.provider_cost_nanos is None):
+        # Where nobody knows a price, the provider may: then there is one that has nothing but its word.
         return 0
     cost = min(cost_nanos(usage, offer.price), MAX_NANOS)
     return cost if offer.own is None else fee_nanos(cost, offer.own.fee_permille)

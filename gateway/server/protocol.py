@@ -548,7 +548,7 @@ class DirectProtocol(HttpToolsProtocol):
         """Whether answers are under way that a refusal must not be written among; the connection ends with them."""
         if self._turned_away:
             # It was answered already.
-            self.transport.close()
+            self.linger()
             return True
         cycle = self.cycle
         if cycle is None or (cycle.response_complete and not cycle.more_body and not cycle.ending):

@@ -232,6 +232,20 @@ async def test_what_openrouter_says_it_charged_beats_the_list(till, streamed, us
     assert await till.taken(gateway) == nanos
 
 
+async def test_what_a_provider_says_it_charged_counts_where_nobody_knows_a_price(till):
+    """`free = true` for all models lets one be called without a price; it gives nothing away that has one after all."""
+    row = {"adapter": "compatible", "catalogue": "openrouter", "extra": {"row": "openrouter"}}
+    free = {"*": Model(free=True), "gift/model": Model(free=True)}
+    given = play(RECEIVE, answer(body(tokens(20, 9, cost=0.00025))), REPEAT)
+    gateway = await till.open(given, models=free, markup=2.0, **row)
+
+    for model in (b"nobody/knows", b"gift/model"):
+        assert (await gateway.ask(ASK.replace(b"gpt-x", model))).status == 200
+
+    assert [record.cost_nanos for record in await gateway.records(2)] == [500_000, 0]
+    assert await till.taken(gateway, requests=2) == 500_000
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "stream"])
 async def test_without_a_report_what_was_delivered_is_estimated_and_marked(till, streamed):
     """Case 105: silence is not free."""

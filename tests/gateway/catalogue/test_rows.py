@@ -32,7 +32,7 @@ def pricer(catalogue):
 def asked(pricer: Pricer, provider: str, model: str, *, at: float = NOW) -> tuple[int, int] | bool:
     """Input and output nanos, or whether it is free."""
     price, free = pricer.price(provider, model, model, at)
-    return free if price is None else (price.input_mtok_nanos, price.output_mtok_nanos)
+    return free if price is None or free else (price.input_mtok_nanos, price.output_mtok_nanos)
 
 
 # -- which price --------------------------------------------------------------------------------------------
@@ -246,6 +246,15 @@ def test_sizes_come_from_the_row_then_the_catalogue_then_the_row_for_any_model(p
     assert rows.sizes("openai", "gpt-4o-mini", "gpt-4o-mini") == Sizes(128_000, 16_384)
     assert rows.sizes("local", "gpt-4o-mini", "gpt-4o-mini") == Sizes(5, 6)
     assert pricer().sizes("local", "m", "m") == Sizes(None, None)
+
+
+def test_where_nobody_knows_a_price_a_provider_may_say_what_it_charged(pricer):
+    rows = pricer({"*": Model(free=True), "gift": Model(free=True)})
+
+    price, free = rows.price("local", "m", "m", NOW)
+    assert free
+    assert price == Price(provider_cost=True)
+    assert rows.price("local", "gift", "gift", NOW) == (None, True)
 
 
 def test_what_is_remembered_is_bounded(pricer):
