@@ -612,7 +612,7 @@ async def test_a_broken_body_behind_a_refusal_at_the_door_only_closes(log, door)
     caller.protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
 
     assert turned_away(log) == 1
-    assert log[1:] == [("caller", b"closed")]
+    assert log[1:] == [("caller", b"ended")]
 
 
 async def test_one_connection_more_than_there_may_be_is_told_so_and_closed(log):
