@@ -191,6 +191,10 @@ def create_app(
                 await deps.hooks.start(deps.tasks)
                 stack.push_async_callback(deps.hooks.stop)
             deps.tasks.spawn(_follow_keys(redis, deps.keys), name="key notices")
+            worker = secrets.token_hex(8)
+            deps.tasks.spawn(
+                deps.keychains.announce_forever(redis, worker, clock), name="say which master keys are here"
+            )
             deps.unsettled.start(redis.subscribe(SETTLED))
             stack.push_async_callback(deps.unsettled.stop)
             deps.tasks.spawn(deps.objects.flush_forever(), name="remember objects")

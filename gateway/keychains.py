@@ -11,14 +11,25 @@ Rules:
 - At most `KEYCHAINS_MAX` accounts are kept; those that were asked for longest ago are made anew when they come again.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, Literal
 
 from gateway.api import ConfigError, Renewing
+from gateway.errors import StoreUnavailable
+from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database
-from gateway.kernel.own_keys import TEXT_BYTES_MAX, SealedKey, find_own_key
+from gateway.kernel.own_keys import (
+    ANNOUNCE_S,
+    TEXT_BYTES_MAX,
+    Commands,
+    SealedKey,
+    announce_masters,
+    find_own_key,
+)
 from gateway.kernel.vault import Unreadable, Vault
 from gateway.registry import Provider, Registry
 from gateway.routing.health import Health
@@ -85,6 +96,14 @@ class Keychains:
     async def ready(self, keychain: Keychain) -> None:
         """Have the credentials that run out fetched; ask where `keychain.renewals` is not empty."""
         await self.renewals.follow(keychain.renewals)
+
+    async def announce_forever(self, redis: Commands, worker: str, clock: Clock) -> None:
+        """Say again and again which master keys this worker has."""
+        while self.vault.is_open:
+            # Where nobody can be told, nobody moves anything.
+            with contextlib.suppress(StoreUnavailable):
+                await announce_masters(redis, worker, self.vault, now_s=clock.now())
+            await asyncio.sleep(ANNOUNCE_S)
 
     # -- for people who bring one ------------------------------------------------------------------------------
 

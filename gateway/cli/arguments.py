@@ -240,10 +240,14 @@ def _byok(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", share
         "rotate",
         "encrypt all keys under the active master key",
         "Encrypt all keys anew under the active master key, in batches, each of them whole or not at all. Safe while "
-        "gateways run, as long as they have both master keys; stopped half way, the next run goes on from there. "
+        "gateways run, as long as they have both master keys, which is asked of them first; stopped half way, the "
+        "next run goes on from there. "
         "Exit status 1 if any key is left under another.",
     )
     rotate.add_argument("--batch", metavar="N", type=_batch, default=100, help="keys at a time (default 100)")
+    rotate.add_argument(
+        "--force", action="store_true", help="do not ask first whether all running gateways have that master key"
+    )
 
 
 def _batch(text: str) -> int:

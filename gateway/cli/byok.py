@@ -6,13 +6,16 @@ import sys
 from gateway.cli.connecting import with_database
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StoreUnavailable
+from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.postgres import Database
-from gateway.kernel.own_keys import BEGINNING, count_by_master, reseal_batch
+from gateway.infra.redis import Redis
+from gateway.kernel.own_keys import BEGINNING, count_by_master, count_without_master, reseal_batch
 from gateway.kernel.vault import Vault
 from gateway.settings import Settings
 
+REDIS_TIMEOUT_S = 5.0
 #: A batch is a transaction of some hundred rows.
 DATABASE_TIMEOUT_S = 30.0
 SHOWN_MAX = 20
@@ -53,7 +56,9 @@ def _rotate(arguments: argparse.Namespace, settings: Settings) -> int:
     if not vault.is_open:
         raise ConfigError("there is no master key to encrypt under; see [own_keys.masters] in config/gateway.toml")
 
-    async def rotate(database: Database, _: Stores) -> tuple[int, list[str], int]:
+    async def rotate(database: Database, stores: Stores) -> tuple[int, list[str], int]:
+        if not arguments.force:
+            await _check_workers(stores, vault.active)
         counts = await count_by_master(database)
         total = sum(count for name, count in counts.items() if name != vault.active)
         moved, unreadable, after_id = 0, list[str](), BEGINNING
@@ -75,3 +80,27 @@ def _rotate(arguments: argparse.Namespace, settings: Settings) -> int:
         out.line(f"{left - len(unreadable)} keys are left; run it again")
     out.line(f"{moved} keys are encrypted under {vault.active} now" + ("" if left else ", as are all others"))
     return 1 if left else 0
+
+
+async def _check_workers(stores: Stores, master_id: str) -> None:
+    """Refuse to move keys to a master key that a running gateway lacks: it could not use them.
+
+    Raises:
+        ConfigError: one lacks it, or nobody can tell.
+    """
+    redis = Redis(stores.redis_url, timeout_s=REDIS_TIMEOUT_S)
+    try:
+        await redis.connect()
+        lacking = await count_without_master(redis, master_id, now_s=SystemClock().now())
+    except StoreUnavailable as error:
+        raise ConfigError(
+            f"Redis does not answer, so that nobody can tell whether all gateways have {master_id}; "
+            "`--force` if you know that they do"
+        ) from error
+    finally:
+        await redis.close()
+    if lacking:
+        raise ConfigError(
+            f"{lacking} running workers do not have the master key {master_id}, and could not use what is encrypted "
+            "under it; add it to their configuration and reload them first"
+        )

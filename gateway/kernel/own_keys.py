@@ -8,14 +8,16 @@ there and end there as these do, and no request waits for the database for them.
 Rules:
 - `first`: asked before the operator's keys. `fallback`: after them. `only`: in their place, so that nothing is ever
   charged but the fee.
+- Workers say which master keys they have; rows are moved to one that all of them have.
 - A row says which master key it is encrypted under. Moving rows to the active one (`reseal_batch`) goes in batches,
   each a transaction; stopped half way, it goes on where it was, since what is done is told by the row itself. What
   workers know already they need not hear of anew: the key itself stays what it is.
 """
 
+from collections.abc import Awaitable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, Protocol, get_args
 
 import msgspec
 
@@ -33,6 +35,13 @@ FINGERPRINT_PREFIX: Final = "own:"
 BATCH_MAX: Final = 200
 #: Before all others.
 BEGINNING: Final = "00000000-0000-0000-0000-000000000000"
+
+#: A hash in Redis: each worker, to when it last said so and which master keys it has.
+MASTERS: Final = b"gateway:own-keys:masters"
+#: How often a worker says so, after how long it is taken to be gone, and after how long it is forgotten.
+ANNOUNCE_S: Final = 5.0
+SILENT_S: Final = 30.0
+FORGOTTEN_S: Final = 3600.0
 
 queries: Final = load_queries(Path(__file__).with_name("own_keys.sql"))
 
@@ -94,6 +103,39 @@ async def find_own_key(
         return msgspec.convert(dict(row), SealedKey)
     there = await database.fetch_value(queries["has_own_key"], account_id, provider, fingerprint)
     return "off" if there else None
+
+
+class Commands(Protocol):
+    """The part of the Redis client that is needed here."""
+
+    def execute(self, *command: bytes | str | int) -> Awaitable[object]: ...
+
+
+async def announce_masters(redis: Commands, worker: str, vault: Vault, *, now_s: float) -> None:
+    """Say which master keys this worker has, so that nothing is moved to one that it lacks.
+
+    Raises:
+        StoreUnavailable: nobody was told.
+    """
+    await redis.execute("HSET", MASTERS, worker, f"{int(now_s)} {' '.join(vault.names)}")
+
+
+async def count_without_master(redis: Commands, master_id: str, *, now_s: float) -> int:
+    """How many workers run that keep own keys and lack this master key.
+
+    Raises:
+        StoreUnavailable: nobody can tell.
+    """
+    reply: Any = await redis.execute("HGETALL", MASTERS)  # Any: names and values in turn
+    lacking = 0
+    for worker, said in zip(reply[::2], reply[1::2], strict=True):
+        at, _, names = said.decode().partition(" ")
+        age_s = now_s - float(at)
+        if age_s > FORGOTTEN_S:
+            await redis.execute("HDEL", MASTERS, worker)
+        elif age_s <= SILENT_S:
+            lacking += master_id not in names.split(" ")
+    return lacking
 
 
 async def count_by_master(database: Database) -> dict[str, int]:

@@ -91,6 +91,11 @@ class Vault:
         """Whether anything can be sealed."""
         return self.active in self._ciphers
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ids of the master keys."""
+        return tuple(self._ciphers)
+
     def knows(self, master_id: str) -> bool:
         """Whether what was sealed under that master key can be opened."""
         return master_id in self._ciphers

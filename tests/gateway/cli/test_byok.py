@@ -5,8 +5,12 @@ import sys
 
 import pytest
 
+from gateway.infra.clock import SystemClock
 from gateway.infra.postgres import Database
-from tests.gateway.kernel.test_own_keys import put
+from gateway.infra.redis import Redis
+from gateway.kernel.own_keys import announce_masters, count_by_master
+from gateway.kernel.vault import Vault
+from tests.gateway.kernel.test_own_keys import BOTH, put
 
 MASTERS = {"GATEWAY__OWN_KEYS__MASTERS__K1": "01" * 32, "GATEWAY__OWN_KEYS__MASTERS__K2": "02" * 32}
 
@@ -58,6 +62,28 @@ async def test_a_missing_master_key_is_told(gateway, opened):
     assert "missing: these keys can't be used" in status.stdout
     assert rotate.returncode == 1
     assert "1 keys can't be decrypted and stay as they are" in rotate.stdout
+
+
+async def test_nothing_is_moved_to_a_master_key_that_a_running_gateway_lacks(gateway, opened, redis_url):
+    await put(opened, "sk-1")
+    redis = Redis(redis_url, timeout_s=10)
+    await redis.connect()
+    now_s = SystemClock().now()
+    await announce_masters(redis, "old", Vault({"k1": b"\1" * 32}, active="k1"), now_s=now_s)
+    await announce_masters(redis, "gone", Vault({"k1": b"\1" * 32}, active="k1"), now_s=now_s - 1000)
+    await announce_masters(redis, "new", Vault({"k1": b"\1" * 32, "k2": b"\2" * 32}, active="k2"), now_s=now_s)
+
+    refused = gateway("rotate", **MASTERS, GATEWAY__OWN_KEYS__ACTIVE="k2")
+    counts = await count_by_master(opened)
+    await announce_masters(redis, "old", BOTH, now_s=SystemClock().now())
+    done = gateway("rotate", **MASTERS, GATEWAY__OWN_KEYS__ACTIVE="k2")
+    await redis.close()
+
+    assert refused.returncode == 1
+    assert "1 running workers do not have the master key k2" in refused.stderr
+    assert counts == {"k1": 1}
+    assert done.returncode == 0, done.stderr
+    assert await count_by_master(opened) == {"k2": 1}
 
 
 def test_without_a_master_key_there_is_nothing_to_rotate_to(gateway):
