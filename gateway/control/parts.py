@@ -16,6 +16,7 @@ from gateway.control.pings import Pings
 from gateway.control.session import Sessions
 from gateway.control.shelf import Shelf
 from gateway.control.throttle import Throttle
+from gateway.control.today import Today
 from gateway.control.traffic import Observer
 from gateway.deps import Deps
 from gateway.infra.clock import Clock
@@ -58,6 +59,8 @@ class Parts:
     readiness: Readiness
     pings: Pings
     observer: Observer
+    #: Who asked for how much today, of all accounts.
+    today: Today
     #: What offers of this process cost.
     prices: Prices
     #: The models that can be called, and what Hugging Face says of them.
@@ -106,6 +109,7 @@ class Parts:
             readiness=readiness,
             pings=Pings(database, tasks),
             observer=Observer(database, clock=deps.clock),
+            today=Today(database, clock=deps.clock),
             prices=prices,
             shelf=Shelf(Book(ListStore(database), clock=deps.clock), deps, settings),
             metrics=MetricStore(database),

@@ -36,6 +36,7 @@ from gateway.control.errors import Invalid, NotFound
 from gateway.control.paging import OFFSET_MAX, Page
 from gateway.control.parts import Parts
 from gateway.control.route import Call, Nothing, Route
+from gateway.control.today import WATCHED_MAX
 from gateway.infra.postgres import Row, Session, load_queries
 from gateway.kernel.levels import Level, Levels, read_account_levels, read_key_levels
 from gateway.kernel.limits import Limits, halve, tighten
@@ -43,8 +44,6 @@ from gateway.settings import UNLIMITED
 
 #: Keys in one request.
 UPDATES_MAX: Final = 1000
-#: Accounts that alerts look at: those that ask for most today.
-WATCHED_MAX: Final = 200
 _TAG: Final = "rate limits"
 _SIX: Final = tuple(f"{unit}_per_{window}" for unit in ("requests", "tokens") for window in ("minute", "hour", "day"))
 _queries: Final = load_queries(Path(__file__).with_name("rate_limits.sql"))
@@ -318,7 +317,7 @@ async def show_system(call: Call[Nothing, Nothing]) -> SystemLimits:
 async def list_alerts(call: Call[Nothing, AlertFilter]) -> Alerts:
     """Accounts that come near a limit of their plan, of those that ask for most today."""
     parts, query = call.parts, call.query
-    rows = await parts.database.fetch(_queries["list_busiest"], UNLIMITED, WATCHED_MAX)
+    rows = (await parts.today.standings()).busiest
     now_s = parts.clock.now()
     levels = await asyncio.gather(
         *(read_account_levels(parts.redis, row["id"], plan_limits(parts, row["plan"]), now_s=now_s) for row in rows)

@@ -27,24 +27,3 @@ select
     coalesce(sum(requests), 0)::bigint as day_requests,
     coalesce(sum(input_tokens + output_tokens), 0)::bigint as day_tokens
 from traffic_hours where hour >= date_trunc('day', now(), 'UTC');
-
--- list_busiest: accounts with a plan that limits them, by what they asked for today (UTC). Looked up one by one, in that
--- order, until there are enough: joined as a whole, all accounts there are would be read
-select d.account_id as id, a.name, a.plan, d.requests, s.tokens
-from (
-    select account_id, sum(requests)::bigint as requests
-    from activity_days
-    where day = (now() at time zone 'UTC')::date
-    group by account_id
-    order by requests desc, account_id
-) d
-cross join lateral (
-    select name, plan from accounts where id = d.account_id and status = 'active' and plan <> $1 offset 0
-) a
-cross join lateral (
-    select sum(input_tokens + output_tokens)::bigint as tokens
-    from activity_days
-    where day = (now() at time zone 'UTC')::date and account_id = d.account_id
-) s
-order by d.requests desc, d.account_id
-limit $2;

@@ -143,11 +143,10 @@ async def show_overview(call: Call[Nothing, Nothing]) -> Overview:
     """The day so far: how many people, what they asked for, who most, and the latest requests."""
     database = call.parts.database
     now = _now(call)
-    today = now.date()
+    today = await call.parts.today.standings()
+    day = today.sums
     people = await database.fetch_row(_queries["count_people"])
-    day = await database.fetch_row(_queries["sum_day"], today)
     assert people is not None
-    assert day is not None
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     return Overview(
         timestamp=now,
@@ -166,7 +165,7 @@ async def show_overview(call: Call[Nothing, Nothing]) -> Overview:
                 tokens=row["tokens"],
                 cost=usd(row["cost_nanos"]),
             )
-            for row in await database.fetch(_queries["top_accounts"], today)
+            for row in today.top
         ),
         providers=tuple(
             AtProvider(
