@@ -57,7 +57,10 @@ async def test_status_names_providers_books_and_what_is_set_aside(desk: Desk, bo
 
     assert found["missing"] == []
     assert (found["records_set_aside"], found["credit_waiting"]) == (1, 0)
-    assert [(each["name"], each["breaker"]) for each in found["gateway"]["providers"]] == [("echo", "closed")]
+    assert [(each["name"], each["breaker"]) for each in found["gateway"]["providers"]] == [
+        ("echo", "closed"),
+        ("own", "closed"),
+    ]
     assert found["gateway"]["ledger"]["holds_open"] == 0
     assert (await boss.get("/admin/cache-status")).json["providers"] == {"echo": 1}
 
