@@ -3,6 +3,8 @@
 Rules:
 - What comes out is bounded twice: absolutely, and as a multiple of what went in. Both are checked while inflating, so
   that at most one step's worth of output exists before a bomb is refused.
+- What it takes grows with the input and no faster: the rest of the input is copied wherever a member ends, so that it
+  is given in small steps, and a request has a bound on its members.
 - A stream gives at once whatever its input allows: a server that flushes after each event is followed event by event.
 - gzip may have several members (RFC 1952, section 2.2). `deflate` is zlib (RFC 9110, section 8.4.1.2); the bare form
   that some send instead is read too.
@@ -20,6 +22,11 @@ RATIO_FREE_BYTES = 1024 * 1024
 #: Output made in one step, between two checks.
 _STEP_BYTES = 1024 * 1024
 
+#: Input given in one step: as much is copied at the end of each member.
+_FED_BYTES = 16 * 1024
+#: Members of a gzip request. Programs that write several put tens of kilobytes or more into each.
+REQUEST_MEMBERS_MAX = 1024
+
 _GZIP = zlib.MAX_WBITS | 16
 _ZLIB = zlib.MAX_WBITS
 _BARE = -zlib.MAX_WBITS
@@ -32,12 +39,20 @@ class Inflater:
     """Undoes one coding, piece by piece. Made by `request_inflater` and `response_inflater`."""
 
     def __init__(
-        self, wbits: int, *, size_bytes_max: int, too_much: type[GatewayError], malformed: type[GatewayError]
+        self,
+        wbits: int,
+        *,
+        size_bytes_max: int,
+        too_much: type[GatewayError],
+        malformed: type[GatewayError],
+        members_max: int | None = None,
     ) -> None:
         self._wbits = wbits
         self._size_bytes_max = size_bytes_max
         self._too_much = too_much
         self._malformed = malformed
+        #: How many more there may be.
+        self._members_left = members_max
         self._in = 0
         self._out = 0
         # What `deflate` means shows in its first two bytes.
@@ -51,6 +66,12 @@ class Inflater:
             GatewayError: a bound was passed, or `data` is not of this coding; which error, the factory says.
         """
         self._in += len(data)
+        if len(data) <= _FED_BYTES:
+            return self._feed(data)
+        view = memoryview(data)
+        return b"".join(self._feed(bytes(view[at : at + _FED_BYTES])) for at in range(0, len(view), _FED_BYTES))
+
+    def _feed(self, data: bytes) -> bytes:
         stream = self._stream
         if stream is None:
             data = self._head + data
@@ -68,6 +89,10 @@ class Inflater:
                 data = data.lstrip(b"\0") if self._wbits == _GZIP else b""
                 if not data:
                     break
+                if self._members_left is not None:
+                    self._members_left -= 1
+                    if self._members_left <= 0:
+                        raise self._malformed(detail="the compressed body has too many members")
                 stream = self._stream = zlib.decompressobj(_GZIP)
             try:
                 part = stream.decompress(data, _STEP_BYTES)
@@ -112,7 +137,13 @@ def request_inflater(coding: bytes, *, size_bytes_max: int) -> Inflater | None:
     wbits = _CODINGS.get(name)
     if wbits is None:
         raise UnsupportedEncoding
-    return Inflater(wbits, size_bytes_max=size_bytes_max, too_much=BodyTooLarge, malformed=BadCoding)
+    return Inflater(
+        wbits,
+        size_bytes_max=size_bytes_max,
+        too_much=BodyTooLarge,
+        malformed=BadCoding,
+        members_max=REQUEST_MEMBERS_MAX,
+    )
 
 
 def response_inflater(coding: bytes, *, size_bytes_max: int) -> Inflater | None:

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from gateway.errors import BodyTooLarge, UnsupportedEncoding, UpstreamMalformed
-from gateway.wire.encoding import BadCoding, inflate_request, request_inflater, response_inflater
+from gateway.wire.encoding import REQUEST_MEMBERS_MAX, BadCoding, inflate_request, request_inflater, response_inflater
 
 TEXT = b'{"model":"m","messages":[]}' * 100
 MB = 1024 * 1024
@@ -119,3 +119,30 @@ def test_case_50_each_flushed_event_comes_out_at_once():
         assert inflater.feed(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)) == event
     inflater.feed(packer.flush())
     inflater.end()
+
+
+def test_a_request_has_few_members():
+    """Each costs a new state and a copy of what follows it: of empty ones, a body has room for millions."""
+    empty, rest = gzip.compress(b"", mtime=0), gzip.compress(b"{}", mtime=0)
+
+    whole = empty * (REQUEST_MEMBERS_MAX - 1) + rest
+    assert inflate_request(whole, b"gzip", size_bytes_max=1000) == b"{}"
+    with pytest.raises(BadCoding):
+        inflate_request(empty + whole, b"gzip", size_bytes_max=1000)
+
+
+def test_an_answer_may_have_any_number_of_members():
+    """A provider may send each event as one, for hours."""
+    inflater = response_inflater(b"gzip", size_bytes_max=1_000_000)
+    assert inflater is not None
+
+    packed = b"".join(gzip.compress(b"%d;" % number, mtime=0) for number in range(3 * REQUEST_MEMBERS_MAX))
+
+    assert inflater.feed(packed) == b"".join(b"%d;" % number for number in range(3 * REQUEST_MEMBERS_MAX))
+    inflater.end()
+
+
+def test_what_repeats_itself_at_its_beginning_only_is_no_bomb():
+    body = b"0" * (8 * MB) + random.Random(1).randbytes(MB)
+
+    assert inflate_request(gzip.compress(body), b"gzip", size_bytes_max=16 * MB) == body
