@@ -20,6 +20,7 @@ from gateway.errors import (
     OwnKeyRefused,
     UpstreamCredentials,
     UpstreamError,
+    UpstreamMalformed,
     UpstreamRedirected,
 )
 from gateway.exchange import Call, Exchange
@@ -223,7 +224,13 @@ async def _refusal(response: UpstreamResponse, adapter: Adapter, *, native: bool
     if head.status < 400:
         return UpstreamRedirected(detail=f"status {head.status}")
     body = await response.read(ERROR_BYTES_MAX, truncate=True)
+    whole = response.complete
     coding = head.header(b"content-encoding")
-    if coding is not None and (inflate := response_inflater(coding, size_bytes_max=ERROR_BYTES_MAX)) is not None:
-        body = inflate.feed(body)
-    return refusal(adapter, ResponseHead(head.status, head.headers), body, whole=response.complete, native=native)
+    if coding is not None:
+        try:
+            inflate = response_inflater(coding, size_bytes_max=ERROR_BYTES_MAX)
+            body = body if inflate is None else inflate.feed(body)
+        except UpstreamMalformed:
+            # Its status and headers say enough: a 429 that nobody can read is one all the same.
+            body, whole = b"", False
+    return refusal(adapter, ResponseHead(head.status, head.headers), body, whole=whole, native=native)

@@ -1,6 +1,7 @@
 """What callers are told when something fails, and what official clients make of it."""
 
 import asyncio
+import gzip
 import socket
 
 import openai
@@ -237,6 +238,23 @@ async def test_an_error_no_client_can_read_becomes_one_that_they_can(stage, serv
     assert answered.error["message"]
     assert answered.header(b"x-request-id")
     assert b"<html>" not in answered.body
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [(b"zstd", b"\x28\xb5\x2f\xfd"), (b"gzip", b"no gzip"), (b"gzip", gzip.compress(b" " * 50_000_000))],
+    ids=["unknown", "broken", "a bomb"],
+)
+async def test_a_refusal_that_cannot_be_inflated_is_one_by_its_status(stage, coding, body):
+    headers = [(b"content-encoding", coding), (b"retry-after", b"7")]
+    gateway, _ = await stage.gateway(same(answer(body, status=429, headers=headers)))
+
+    answered = await gateway.ask(ASK)
+
+    assert answered.status == 429
+    assert answered.header(b"retry-after") == b"7"
+    assert answered.header(b"content-encoding") is None
+    assert answered.error["type"]
 
 
 async def test_an_enormous_error_is_not_carried_through(stage):
