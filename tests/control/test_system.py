@@ -62,7 +62,7 @@ async def test_status_names_providers_books_and_what_is_set_aside(desk: Desk, bo
         ("own", "closed"),
     ]
     assert found["gateway"]["ledger"]["holds_open"] == 0
-    assert (await boss.get("/admin/cache-status")).json["providers"] == {"echo": 1}
+    assert (await boss.get("/admin/cache-status")).json["providers"] == {"echo": 1, "own": 0}
 
 
 async def test_a_record_is_settled_once_its_account_is_known_however_often_it_is_put_back(desk: Desk, boss: Caller):
