@@ -265,7 +265,8 @@ class Extended(Protocol):
     A caller of another dialect may have said it, and the bridge then hands it on instead of dropping it:
     `cache_control`, which stands on parts, messages and tools, and `reasoning_details` of the assistant's messages,
     in OpenRouter's form: what the model thought, signed or sealed. A detail's `format` says whose it is; an adapter
-    takes its own provider's and leaves the others out.
+    takes its own provider's and leaves the others out. `extra_content` stands beside a call, with Google's signature
+    of it.
     """
 
     extensions: frozenset[str]

@@ -25,7 +25,6 @@ from gateway.bridges.gemini_request import chat_of_gemini, includes_thoughts
 from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, ToolCall, calls_of, delta_of, encode, has_logprobs
 from gateway.bridges.reasoning import (
     DETAILS_MAX,
-    EXTENSION,
     Detail,
     is_text,
     read_details,
@@ -58,7 +57,7 @@ class Gemini:
     hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
-        return chat_of_gemini(call, carries=EXTENSION in extensions)
+        return chat_of_gemini(call, extensions)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         input_tokens = estimate_input_tokens(call.body)

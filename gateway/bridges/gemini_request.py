@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.bridges.bridge import Opened
+from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.gemini_schema import schema_of
 from gateway.bridges.hub import (
     Members,
@@ -76,15 +76,15 @@ def includes_thoughts(call: Call) -> bool:
     return thinking is not None and bool(Members(thinking, spell=camel).take("includeThoughts", bool))
 
 
-def chat_of_gemini(call: Call, *, carries: bool = False) -> Opened:
-    """The chat completion that asks for the same. `carries` says that the adapter reads `reasoning_details`.
+def chat_of_gemini(call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
+    """The chat completion that asks for the same. `extensions` are what the adapter reads besides.
 
     Raises:
         BadRequest: naming the member that is malformed, or can't be carried.
     """
     members = request_members(call, spell=camel)
     members.refuse(_REFUSED)
-    reader = _Reader(carries=carries)
+    reader = _Reader(extensions)
     if (raw := members.raw("systemInstruction")) is not None:
         reader.system(raw)
     for number, raw in enumerate(members.need("contents", list[msgspec.Raw])):
@@ -103,8 +103,8 @@ def chat_of_gemini(call: Call, *, carries: bool = False) -> Opened:
 class _Reader:
     """Makes chat messages of contents."""
 
-    def __init__(self, *, carries: bool) -> None:
-        self._carries = carries
+    def __init__(self, extensions: frozenset[str]) -> None:
+        self._extensions = extensions
         self.messages: list[dict[str, object]] = []
         #: What was left out on the way.
         self.dropped: list[str] = []
@@ -147,7 +147,7 @@ class _Reader:
     def _model(self, parts: list[Members]) -> None:
         texts: list[str] = []
         calls: list[dict[str, object]] = []
-        secrets = Thoughts(carries=self._carries)
+        secrets = Thoughts(self._extensions)
         #: What was thought since the last signature.
         thoughts: list[str] = []
         for part in parts:
@@ -176,8 +176,7 @@ class _Reader:
         message: dict[str, object] = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
-        if secrets.details:
-            message["reasoning_details"] = secrets.details
+        secrets.close(message, calls)
         if thoughts:
             self.dropped.append("thoughts")
         if secrets.dropped:

@@ -25,7 +25,6 @@ from gateway.bridges.calls import CallNumbers, TooManyCalls
 from gateway.bridges.hub import UNREADABLE, Choice, Chunk, Delta, calls_of, delta_of, encode
 from gateway.bridges.messages_request import chat_of_messages, wants_thinking
 from gateway.bridges.reasoning import (
-    EXTENSION,
     Detail,
     detail_of,
     is_text,
@@ -62,7 +61,7 @@ class Messages:
     hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
-        return chat_of_messages(call, keeps="cache_control" in extensions, carries=EXTENSION in extensions)
+        return chat_of_messages(call, extensions)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:
         input_tokens = estimate_input_tokens(call.body)

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.bridges.bridge import Opened
+from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.hub import (
     UNREADABLE,
     Members,
@@ -121,16 +121,15 @@ def wants_thinking(call: Call) -> bool:
     return thinking is not None and thinking.type != "disabled"
 
 
-def chat_of_messages(call: Call, *, keeps: bool = False, carries: bool = False) -> Opened:
-    """The chat completion that asks for the same. `keeps` says that the adapter reads `cache_control`, `carries` that
-    it reads `reasoning_details`.
+def chat_of_messages(call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
+    """The chat completion that asks for the same. `extensions` are what the adapter reads besides.
 
     Raises:
         BadRequest: naming the member that is malformed, or can't be carried.
     """
     members = request_members(call)
     members.refuse(_REFUSED)
-    reader = _Reader(keeps=keeps, carries=carries)
+    reader = _Reader(extensions)
     chat: dict[str, object] = {"model": call.model}
     bound = members.need("max_tokens", int)
     if (system := members.raw("system")) is not None:
@@ -154,10 +153,10 @@ def chat_of_messages(call: Call, *, keeps: bool = False, carries: bool = False) 
 class _Reader:
     """Makes chat messages of Anthropic's."""
 
-    def __init__(self, *, keeps: bool, carries: bool) -> None:
+    def __init__(self, extensions: frozenset[str]) -> None:
         #: Marks of what is to be cached are handed on.
-        self.keeps = keeps
-        self._carries = carries
+        self.keeps = "cache_control" in extensions
+        self._extensions = extensions
         self.messages: list[dict[str, object]] = []
         #: What was left out on the way.
         self.dropped: list[str] = []
@@ -203,7 +202,7 @@ class _Reader:
             return
         texts: list[str] = []
         thoughts: list[str] = []
-        secrets = Thoughts(carries=self._carries)
+        secrets = Thoughts(self._extensions)
         calls: list[dict[str, object]] = []
         message: dict[str, object] = {"role": "assistant"}
         for number, block in enumerate(content):
@@ -233,8 +232,7 @@ class _Reader:
         message["content"] = "".join(texts) or (None if calls else "")
         if thoughts:
             message["reasoning_content"] = "".join(thoughts)
-        if secrets.details:
-            message["reasoning_details"] = secrets.details
+        secrets.close(message, calls)
         if secrets.dropped:
             self.dropped.append("thinking_blocks")
         if calls:

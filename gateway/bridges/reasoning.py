@@ -29,6 +29,8 @@ from gateway.errors import BadRequest
 
 #: What an adapter says it reads, to be given details.
 EXTENSION: Final = "reasoning_details"
+#: The same of one that wants Google's signatures beside the calls they are of, and knows no others.
+BESIDE: Final = "extra_content"
 CLAUDE: Final = "anthropic-claude-v1"
 GOOGLE: Final = "google-gemini-v1"
 #: What begins everything that is sealed here.
@@ -53,6 +55,7 @@ class _Extra(msgspec.Struct, gc=False):
 
 _decode_details = msgspec.json.Decoder(list[Detail]).decode
 _decode_extra = msgspec.json.Decoder(_Extra).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -183,11 +186,12 @@ def unseal_bytes(text: str, param: str) -> list[Detail] | None:
 class Reader:
     """Collects the details of one message of a request."""
 
-    __slots__ = ("_carries", "details", "dropped")
+    __slots__ = ("_beside", "_carries", "details", "dropped")
 
-    def __init__(self, *, carries: bool) -> None:
-        """`carries` where the adapter reads details."""
-        self._carries = carries
+    def __init__(self, extensions: frozenset[str]) -> None:
+        """`extensions` are what the adapter reads."""
+        self._carries = EXTENSION in extensions
+        self._beside = BESIDE in extensions
         self.details: list[Detail] = []
         #: There was something that can't be carried.
         self.dropped = False
@@ -213,7 +217,27 @@ class Reader:
             self.put([detail])
 
     def put(self, details: list[Detail]) -> None:
-        if self._carries and len(self.details) + len(details) <= DETAILS_MAX:
+        if (self._carries or self._beside) and len(self.details) + len(details) <= DETAILS_MAX:
             self.details += details
         else:
             self.dropped = True
+
+    def close(self, message: dict[str, object], calls: Iterable[dict[str, object]]) -> None:
+        """Put what there is into the message, and beside its calls."""
+        if self._carries and self.details:
+            message[EXTENSION] = self.details
+        elif self._beside and self.details:
+            signatures = {
+                detail["id"]: secret_of(detail)
+                for detail in self.details
+                if detail.get("format") == GOOGLE and "id" in detail
+            }
+            for call in calls:
+                if signature := signatures.pop(_text(call["id"]), ""):
+                    call[BESIDE] = {"google": {"thought_signature": signature}}
+            self.dropped = self.dropped or len(self.details) > sum(BESIDE in call for call in calls)
+
+
+def _text(value: object) -> str:
+    """A text, or JSON of one."""
+    return _decode_text(value) if isinstance(value, msgspec.Raw) else str(value)

@@ -18,7 +18,7 @@ from gateway.api import ResponseHead, Tap
 from gateway.bridges.bridge import NO_EXTENSIONS, Opened
 from gateway.bridges.calls import CallNumbers, TooManyCalls
 from gateway.bridges.hub import Chunk, Delta, calls_of, chat_call, delta_of, encode
-from gateway.bridges.reasoning import EXTENSION, detail_of
+from gateway.bridges.reasoning import detail_of
 from gateway.bridges.responses_output import Output, Wishes
 from gateway.bridges.responses_request import (
     Members,
@@ -77,8 +77,7 @@ class Responses:
     hub = Dialect.OPENAI_CHAT
 
     def open(self, call: Call, extensions: frozenset[str] = NO_EXTENSIONS) -> Opened:
-        carries = EXTENSION in extensions
-        chat, dropped = chat_request(read_members(call.body), model=call.model, carries=carries)
+        chat, dropped = chat_request(read_members(call.body), model=call.model, extensions=extensions)
         return Opened(chat_call(call, chat), dropped)
 
     def tap(self, call: Call, head: ResponseHead, inner: Tap) -> Tap:

@@ -21,8 +21,10 @@ from typing import Final
 
 import msgspec
 
+from gateway.bridges.bridge import NO_EXTENSIONS
 from gateway.bridges.hub import UNREADABLE, encode, told
-from gateway.bridges.reasoning import EXTENSION, is_sealed, unseal
+from gateway.bridges.reasoning import EXTENSION, is_sealed, read_details, unseal
+from gateway.bridges.reasoning import Reader as Thoughts
 from gateway.errors import BadRequest
 
 #: The only parameter of a function that stands for a custom tool.
@@ -110,10 +112,12 @@ def read_members(body: bytes) -> Members:
     return {name: raw for name, raw in members.items() if bytes(raw) != _NULL}
 
 
-def chat_request(members: Members, *, model: str, carries: bool = False) -> tuple[dict[str, object], tuple[str, ...]]:
+def chat_request(
+    members: Members, *, model: str, extensions: frozenset[str] = NO_EXTENSIONS
+) -> tuple[dict[str, object], tuple[str, ...]]:
     """The members of the chat completion that asks for the same, and the names of what was dropped.
 
-    `model` is for a body that names none. `carries` says that the adapter reads `reasoning_details`.
+    `model` is for a body that names none. `extensions` are what the adapter reads besides OpenAI's reference.
 
     Raises:
         BadRequest: a member is not what it should be, or the hub can't carry it; `param` names it.
@@ -127,7 +131,7 @@ def chat_request(members: Members, *, model: str, carries: bool = False) -> tupl
     chat: dict[str, object] = {name: members[name] for name in _SAME if name in members}
     if model:
         chat.setdefault("model", model)
-    chat["messages"] = _messages(members, dropped, carries=carries)
+    chat["messages"] = _messages(members, dropped, extensions)
     _carry_tools(members, chat, dropped)
     _carry_format(members, chat, dropped)
     if "max_output_tokens" in members:
@@ -176,8 +180,8 @@ def reasoning_of(members: Members) -> Members:
 # -- the items ------------------------------------------------------------------------------------------------
 
 
-def _messages(members: Members, dropped: set[str], *, carries: bool) -> list[dict[str, object]]:
-    turns = _Turns(dropped, carries=carries)
+def _messages(members: Members, dropped: set[str], extensions: frozenset[str]) -> list[dict[str, object]]:
+    turns = _Turns(dropped, extensions)
     if "instructions" in members:
         turns.messages.append({"role": "system", "content": _checked(members, "instructions")})
     said = members.get("input")
@@ -197,12 +201,13 @@ def _messages(members: Members, dropped: set[str], *, carries: bool) -> list[dic
 class _Turns:
     """Makes messages of items. What an assistant thinks, says and calls in a row is one message of the hub."""
 
-    def __init__(self, dropped: set[str], *, carries: bool) -> None:
-        self._carries = carries
+    def __init__(self, dropped: set[str], extensions: frozenset[str]) -> None:
+        self._extensions = extensions
         self.messages: list[dict[str, object]] = []
         self._dropped = dropped
         self._assistant: dict[str, object] = {}
         self._calls: list[dict[str, object]] = []
+        self._thoughts = Thoughts(extensions)
 
     def take(self, item: Members, at: str) -> None:
         kind = _text(item, "type", at=at) or ("message" if "role" in item else "item_reference")
@@ -227,6 +232,10 @@ class _Turns:
 
     def flush(self) -> None:
         """Close the assistant's message, if one is open."""
+        self._thoughts.close(self._assistant, self._calls)
+        if self._thoughts.dropped:
+            self._dropped.add("input.reasoning")
+        self._thoughts = Thoughts(self._extensions)
         if self._calls:
             self._assistant["tool_calls"] = self._calls
             self._assistant.setdefault("content", None)
@@ -263,8 +272,9 @@ class _Turns:
         sealed = _text(item, "encrypted_content", at=at)
         if is_sealed(sealed):
             found = unseal(sealed, f"{at}.encrypted_content", REASONING_MEMBERS)
-            if not self._carries and found.pop(EXTENSION, None) is not None:
-                self._dropped.add("input.reasoning")
+            details = found.pop(EXTENSION, None)
+            if details is not None:
+                self._thoughts.put(read_details(details))
             self._assistant.update(found)
             return
         texts = (_members(raw, f"{at}.content[{index}]") for index, raw in _items(item, "content", at=at))

@@ -208,6 +208,19 @@ def router_secrets(body: dict[str, Any]) -> Any:
     return [(detail["data"], detail["id"], detail["format"]) for detail in details if "data" in detail]
 
 
+#: Google's own OpenAI-compatible API.
+BESIDE_CALL: Final = {**ROUTER_CALL, "extra_content": {"google": {"thought_signature": "c2ln"}}}
+BESIDE_STREAM: Final = sse(
+    router_chunk({"role": "assistant", "tool_calls": [{"index": 0, **BESIDE_CALL}]}),
+    router_chunk({}, "tool_calls"),
+    {"id": "g1", "model": "m", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 7}},
+    done=True,
+)
+BESIDE_WHOLE: Final = ROUTER_WHOLE.replace(
+    b'"reasoning":"Hm.","reasoning_details":' + encode(ROUTER_DETAILS) + b',"tool_calls":' + encode([ROUTER_CALL]),
+    b'"tool_calls":' + encode([BESIDE_CALL]),
+)
+
 PROVIDERS: Final = {
     "anthropic": Provider(
         Anthropic, "claude-sonnet-4-5", (JSON, CLAUDE_WHOLE), (SSE, claude_stream()),
@@ -221,6 +234,15 @@ PROVIDERS: Final = {
         Google, "gemini-3-pro", (JSON, encode(gemini(*GEMINI_PARTS, finish="STOP"))),
         (SSE, sse(*map(gemini, GEMINI_PARTS), gemini(finish="STOP"))),
         lambda body: [part for part in body["contents"][1]["parts"] if "functionCall" in part], [GEMINI_CALL],
+    ),
+    "gemini-openai": Provider(
+        Compatible,
+        "gemini-3-pro",
+        (JSON, BESIDE_WHOLE),
+        (SSE, BESIDE_STREAM),
+        lambda body: body["messages"][1]["tool_calls"],
+        [BESIDE_CALL],
+        {"row": "gemini-openai"},
     ),
     "openrouter": Provider(
         Compatible, "openai/gpt-5", (JSON, ROUTER_WHOLE), (SSE, ROUTER_STREAM), router_secrets,
