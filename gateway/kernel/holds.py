@@ -5,6 +5,7 @@ Rules:
   caller afterwards can't overtake it by more than the length of a system call.
 - While a hold is open its lease is renewed, with what was delivered so far; so if this process is killed, a sweep
   elsewhere charges what the last renewal said, and what went out after it where that was marked (`marks.py`).
+- A worker that was away for so long that a sweep has ended its request charges what the sweep did not know of.
 - An end that Redis did not confirm goes into the local journal, from where it is told again until it is: the verbs
   are idempotent by request id. So does what was delivered of a request whose renewal Redis does not take. An end that
   can't be written there either is kept in memory, at most `UNCONFIRMED_MAX` of them.
@@ -25,6 +26,7 @@ from gateway.kernel.ledger import RENEWALS_MAX
 from gateway.kernel.local_journal import Entry, LocalJournal, Verb
 from gateway.kernel.money import Nanos
 from gateway.kernel.record import UsageRecord, encode_record
+from gateway.kernel.remainder import remainder_of
 from gateway.kernel.replay import SecondCopy
 from gateway.kernel.verbs import LEASE_MS, Ended, Renewal, Scopes, Sent, Settled, Verbs, Voided
 
@@ -217,6 +219,10 @@ class Holds:
     def _confirmed(self, hold: Hold, answer: Settled | Voided | Ended | None) -> None:
         if isinstance(answer, Ended):
             log.warning("request %s had ended already, by %s", hold.request_id, answer.verb)
+            assert hold.end is not None
+            cost, _, record = hold.end
+            if cost is not None and (rest := remainder_of(answer, record)) is not None:
+                self._end(Hold(rest.request_id, hold.scopes, 0), rest.cost_nanos, 0, rest.record)
         if hold.journaled:
             self._write(hold, "told")
 

@@ -5,6 +5,8 @@ Rules:
   for ever (and what Redis has charged twice is then mended from them).
 - A file is removed when all of it was told, and every charge in it was handed to the second copy. One with damage in
   it is kept beside, under another name, for people to look at.
+- What a sweep has charged less for meanwhile, because the writer was away for longer than a lease, is charged the
+  rest (`remainder.py`).
 - What only says how far a request had come is charged when its process is dead and said no more. The files of this
   process are never read so: its requests end by themselves.
 """
@@ -14,9 +16,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+import msgspec
+
 from gateway.errors import GatewayError, StoreUnavailable
 from gateway.kernel.local_journal import SYNC_S, Entry, Gap, JournalFile, LocalJournal, find_left
 from gateway.kernel.money import Nanos
+from gateway.kernel.remainder import remainder_of
 from gateway.kernel.verbs import Ended, Scopes, Sent, Settled, Verbs, Voided
 
 log = logging.getLogger(__name__)
@@ -152,9 +157,11 @@ class Replay:
             except StoreUnavailable as error:
                 failure = error
                 break
+        remainders = []
         for entry, answer in sent:
             try:
-                self._heard(entry, await answer)
+                if (rest := self._heard(entry, await answer)) is not None:
+                    remainders.append(rest)
             except StoreUnavailable as error:
                 failure = error
             except GatewayError as error:
@@ -162,6 +169,8 @@ class Replay:
                 sound = False
         if failure is not None:
             raise failure
+        if remainders:
+            sound = await self._send(remainders) and sound
         return sound
 
     def _say(self, entry: Entry) -> Sent[Settled | Voided | Ended]:
@@ -171,9 +180,20 @@ class Replay:
             entry.request_id, entry.scopes, cost_nanos=entry.cost_nanos, tokens=entry.tokens, record=entry.record
         )
 
-    def _heard(self, entry: Entry, answer: Settled | Voided | Ended) -> None:
+    def _heard(self, entry: Entry, answer: Settled | Voided | Ended) -> Entry | None:
+        """What is still to be told of it, if anything is."""
         if isinstance(answer, Ended):
             log.warning("request %s had ended already, by %s", entry.request_id, answer.verb)
+            rest = None if entry.verb == "void" else remainder_of(answer, entry.record)
+            if rest is not None:
+                return msgspec.structs.replace(
+                    entry,
+                    verb="settle",
+                    request_id=rest.request_id,
+                    cost_nanos=rest.cost_nanos,
+                    tokens=0,
+                    record=rest.record,
+                )
         elif self._second_copy is not None and entry.verb != "void":
             self._second_copy.keep(
                 entry.request_id,
@@ -182,3 +202,4 @@ class Replay:
                 tokens=entry.tokens,
                 record=entry.record,
             )
+        return None

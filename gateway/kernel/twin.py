@@ -20,6 +20,7 @@ from gateway.kernel.limits import (
     BUCKET_WINDOWS_US,
     BUCKETS,
     BUDGET_WINDOWS,
+    DAY_US,
     LIFETIME,
     NO_SLOT,
     BudgetWindow,
@@ -66,6 +67,7 @@ HOLDS_MAX: Final = 100_000
 LIMITS_MAX: Final = 10_000
 TOMBSTONES_MAX: Final = 100_000
 _TOMB_US: Final = 120_000_000
+_ORPHAN_US: Final = 2 * DAY_US
 _SLACK: Final = 0.001
 
 T = TypeVar("T")
@@ -266,7 +268,8 @@ class Twin:
                 notices = self._release(hold, now, cost, hold.news.tokens, recorded=True)
                 self._keep(partition, hold.news.record, now)
                 swept.append(Expired(request_id, "charged", cost, notices))
-            tombstone = _Tombstone(now + _TOMB_US, "expire", cost, None, for_nothing=hold.news is None)
+            until_us = now + (_TOMB_US if hold.news is None else _ORPHAN_US)
+            tombstone = _Tombstone(until_us, "expire", cost, None, for_nothing=hold.news is None)
             self._bury(request_id, tombstone)
         return Done(swept)
 

@@ -29,9 +29,10 @@ from gateway.infra.postgres import Database
 from gateway.infra.redis import Message
 from gateway.infra.tasks import TaskGroup
 from gateway.kernel.money import Nanos
+from gateway.kernel.remainder import remainder_of
 from gateway.kernel.request_id import time_ms
 from gateway.kernel.settler import queries
-from gateway.kernel.verbs import Scopes, Settled, Verbs
+from gateway.kernel.verbs import Ended, Scopes, Settled, Verbs
 
 log = logging.getLogger(__name__)
 
@@ -189,9 +190,12 @@ class Unsettled:
             elif isinstance(answer, BaseException):
                 raise answer
             self._doubted.discard(name)
-            # Refused, or ended by a sweep, which charged what was last said of it: there is no more to do.
-            if not isinstance(answer, Settled):
-                self._kept.pop(name, None)
+            # Refused, or ended by a sweep, which charged what was last said of it: there is but the rest to do.
+            if not isinstance(answer, Settled) and (ended := self._kept.pop(name, None)) is not None:
+                rest = remainder_of(answer, ended.record) if isinstance(answer, Ended) else None
+                if rest is not None:
+                    self.keep(rest.request_id, ended.scopes, cost_nanos=rest.cost_nanos, tokens=0, record=rest.record)
+                    self._doubted.add(rest.request_id.replace("-", ""))
 
     def _drop_oldest(self) -> None:
         name = next(iter(self._kept))

@@ -22,6 +22,7 @@
 local MAX = 9007199254740991 -- 2^53 - 1: up to here a Lua number is exact
 local DAY_US = 86400000000
 local TOMB_US = 120000000
+local ORPHAN_US = 2 * DAY_US -- the same of a request that a sweep charged: its worker may be heard of very late
 local IDLE_MS = 40 * 86400000 -- a key's or model's hash goes when it was not used for so long
 local SLACK = 0.001 -- of a request or token: forgives the rounding of fractions, so that exactly the limit passes
 local ACCOUNT, KEY, HOLD, LEASES, PROGRESS, USAGE, MODEL = 1, 2, 3, 4, 5, 6, 7 -- KEYS of every verb on a hold

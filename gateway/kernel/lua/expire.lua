@@ -1,6 +1,6 @@
 -- The last step of a sweep: ends one hold whose lease has run out, because its worker died. What the last renewal said
 -- was delivered is charged, and its record kept; where it said nothing, the hold is voided. A worker that was only slow
--- and settles later is told of the conflict.
+-- and settles later is told of the conflict, and what was charged.
 --
 -- ARGV: request, [now (us)]
 -- Answers:
@@ -30,5 +30,5 @@ else
   answer = release(h, now, nil, 0, false, { 2, 0 })
 end
 forget(request)
-bury(now, 'expire', answer)
+bury(now, 'expire', answer, news and ORPHAN_US)
 return answer

@@ -10,8 +10,9 @@ local function find(now)
 end
 
 -- {'ended', until, verb, first answer}
-local function bury(now, verb, answer)
-  call('SET', KEYS[HOLD], cmsgpack.pack({ 'ended', now + TOMB_US, verb, answer }), 'PX', TOMB_US / 1000)
+local function bury(now, verb, answer, for_us)
+  for_us = for_us or TOMB_US
+  call('SET', KEYS[HOLD], cmsgpack.pack({ 'ended', now + for_us, verb, answer }), 'PX', for_us / 1000)
 end
 
 -- Answer of a verb that meets a tombstone.

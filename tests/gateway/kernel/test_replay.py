@@ -12,6 +12,7 @@ from gateway.kernel.limits import pack_limits
 from gateway.kernel.local_journal import Entry, LocalJournal, find_left
 from gateway.kernel.record import UsageRecord, encode_record
 from gateway.kernel.replay import Replay
+from gateway.kernel.request_id import RequestIds, is_request_id, time_ms
 from gateway.kernel.verbs import Admitted, Snapshot
 from gateway.telemetry import Telemetry
 from tests.outages import Switched, TestClock
@@ -232,6 +233,68 @@ async def test_what_a_dead_process_had_delivered_is_charged(worker, redis, clock
 
     assert await balance(redis) == (CREDIT - 25, 0)
     assert [(record.cost_nanos, record.outcome) for record in redis.records] == [(25, "orphaned")]
+
+
+async def test_a_worker_that_was_paused_charges_what_the_sweep_did_not_know_of(worker, redis, clock):
+    """It was stopped for an hour in the middle of a stream, and goes on."""
+    request_id = RequestIds(clock).make()
+    hold = await worker.open(request_id)
+    worker.deliver(hold, 10)
+    await worker.renew()
+    clock.at_s += 3600
+    await redis.sweep(hold.scopes.partition, at_most=10)
+    swept = await balance(redis)
+
+    worker.settle(hold, 30)
+    await turns()
+
+    assert swept == (CREDIT - 10, 0)
+    assert await balance(redis) == (CREDIT - 30, 0)
+    first, rest = redis.records
+    assert (first.request_id, first.cost_nanos) == (request_id, 10)
+    assert (rest.cost_nanos, rest.input_tokens, rest.tags) == (20, 0, {"continues": request_id})
+    assert is_request_id(rest.request_id)
+    assert time_ms(rest.request_id) == time_ms(request_id)
+    assert worker.copies.ids == [request_id, rest.request_id]
+
+
+@pytest.mark.parametrize("cost_nanos", [5, 10])
+async def test_a_sweep_that_charged_enough_is_left_alone(worker, redis, clock, cost_nanos):
+    hold = await worker.open("one")
+    worker.deliver(hold, 10)
+    await worker.renew()
+    clock.at_s += 3600
+    await redis.sweep(hold.scopes.partition, at_most=10)
+
+    worker.settle(hold, cost_nanos)
+    await turns()
+
+    assert await balance(redis) == (CREDIT - 10, 0)
+
+
+async def test_a_machine_that_was_away_for_a_day_has_the_rest_charged_once(worker, redis, clock):
+    """It could not tell Redis of an end, and went down before it could; a sweep elsewhere charged less meanwhile."""
+    request_id = RequestIds(clock).make()
+    hold = await worker.open(request_id)
+    worker.deliver(hold, 10)
+    await worker.renew()
+    redis.away = True
+    worker.settle(hold, 30)
+    worker.die()
+    redis.away = False
+    await asyncio.sleep(0)
+    copy = {path: path.read_bytes() for path in worker.journal.directory.iterdir()}
+    clock.at_s += 86_400
+    await redis.sweep(hold.scopes.partition, at_most=10)
+
+    for _ in range(2):
+        # And once more: the first time it was killed before the file was gone.
+        for path, content in copy.items():
+            path.write_bytes(content)
+        assert await Worker(redis, clock, worker.journal.directory).replay.replay_once() == 1
+
+    assert await balance(redis) == (CREDIT - 30, 0)
+    assert [record.cost_nanos for record in redis.records] == [10, 20]
 
 
 async def test_a_living_process_ends_its_requests_itself(worker, redis):
