@@ -55,6 +55,10 @@ EXTENSION = "gateway.direct"
 #: of one, that is no part of it: trailers, which nobody here reads, and what may stand beside a chunk's size.
 HEAD_BYTES_MAX = 64 * 1024
 
+#: A request's target; more is answered with 414. Whose it is is not known yet, and making sense of an encoded path
+#: takes microseconds for each of its bytes.
+URL_BYTES_MAX = 8 * 1024
+
 #: Requests that wait behind one on its connection. Who sends more without waiting for answers loses the connection
 #: once those are answered, and may send the rest again (RFC 9112, section 9.3.2).
 PIPELINED_MAX = 64
@@ -73,6 +77,7 @@ _pair = b": ".join
 _LAST_CHUNK = b"0\r\n\r\n"
 _FULL = "This gateway has as many connections as it may have. Try again shortly."
 _HEAD_TOO_LARGE = "The request's headers are larger than this gateway accepts."
+_URL_TOO_LONG = "The request's URL is longer than this gateway accepts."
 _NOT_HTTP = "The request is not valid HTTP/1.1."
 _ONE_HOST = "The request must name its host, once."
 _TOO_MANY = "There are more requests waiting on this connection than may."
@@ -617,6 +622,9 @@ class DirectProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         url = self.url
+        if len(url) > URL_BYTES_MAX:
+            self._refuse(414, _URL_TOO_LONG)
+            raise _RefusedError
         path, raw_path, query = (_split if len(url) <= _SPLIT_BYTES_MAX else _split.__wrapped__)(url)
         gate = self._gate
         if gate is not None and gate.is_crowded(len(self.tasks)) and self._turns_away(gate, raw_path, query):

@@ -303,6 +303,7 @@ async def test_a_wish_for_another_protocol_is_left_unheard(log, size):
         (b"GET / HTTP/1.1\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nhost: g\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"501"),
         (b"POST / HTTP/1.0\r\nhost: g\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"501"),
+        (b"GET /" + b"%41" * 3000 + b" HTTP/1.1\r\nhost: g\r\n\r\n", b"414"),
         (b"GET / HTTP/2.0\r\nhost: g\r\n\r\n", b"505"),
         (b"GET /\r\n\r\n", b"505"),
         (b"GET / HTTP/1.1\r\nhost: g\r\nx: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n", b"431"),
