@@ -6,15 +6,8 @@ import sys
 import msgspec
 import pytest
 
-from gateway.infra.postgres import Database
 from gateway.infra.redis import Redis
 from gateway.kernel.keys import CHANNEL
-
-
-@pytest.fixture
-async def opened(database):
-    async with Database(database, pool_size=1, timeout_s=20) as opened:
-        yield opened
 
 
 @pytest.fixture

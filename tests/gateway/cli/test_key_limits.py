@@ -6,17 +6,10 @@ import sys
 import msgspec
 import pytest
 
-from gateway.infra.postgres import Database
 from gateway.infra.redis import Redis
 from gateway.kernel.key_store import create_key, find_key
 from gateway.kernel.keys import CHANNEL
 from gateway.kernel.limits import NO_LIMITS, Budget, Limits
-
-
-@pytest.fixture
-async def opened(database):
-    async with Database(database, pool_size=1, timeout_s=20) as opened:
-        yield opened
 
 
 @pytest.fixture

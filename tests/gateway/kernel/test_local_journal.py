@@ -1,9 +1,11 @@
 """The journal's files: who may read which, what survives, and what happens when there is no room."""
 
+import contextlib
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,13 +161,25 @@ def test_a_file_in_which_something_is_damaged_is_kept_aside(journal):
     assert find_left(journal.directory) == []
 
 
-async def test_it_is_brought_to_the_disk_while_it_is_written(journal):
-    journal.append(entry(1))
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Nothing can be opened: who brings a file to the disk, through a descriptor of its own, fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    await journal.sync()
-    await journal.sync()
-    journal.append(entry(2))
-    await journal.sync()
+
+async def test_what_is_new_in_it_is_brought_to_the_disk_and_only_that(journal):
+    for number in range(2):
+        journal.append(entry(number))
+        with no_descriptors(), pytest.raises(OSError, match="files"):
+            await journal.sync()
+        await journal.sync()
+        with no_descriptors():
+            await journal.sync()
 
     journal.close()
 
