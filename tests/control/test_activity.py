@@ -38,6 +38,7 @@ async def test_the_log_has_the_fields_that_clients_read(desk: Desk):
                 "finish_reason": "ok",
                 "app": "API",
                 "status": 200,
+                "own_key_id": None,
                 "metadata": {
                     "prompt_tokens": 100,
                     "completion_tokens": 50,
