@@ -3,8 +3,8 @@
 Rules:
 - Money and limits are held for one answer. What the provider reports of it is charged, as a request of its own, and
   then the next hold is due.
-- An answer of which no end is heard is charged by what passed of it, also where this process dies: the hold's
-  renewals say how far it has come.
+- An answer of which no end is heard, or an end without a report, is charged by what passed of it, also where this
+  process dies: the hold's renewals say how far it has come.
 - Speech that is written down is charged when that is reported, at the price of the model that did so where one is
   known, else at the price of the one that speaks.
 - A session that goes over to another model goes on at that one's price, or not at all.
@@ -155,8 +155,10 @@ class Meter:
 
     def _charge(self, usage: Usage | None) -> bool:
         hold = self._hold
+        if usage is None and (partial := self._partial()) is not None:
+            # One that was cancelled, and heard all the same.
+            usage = msgspec.structs.replace(partial, source="estimated")
         if usage is None or hold is None:
-            self._text_tokens = self._audio_tokens = 0
             return False
         self._hold = None
         if not is_believable(usage):

@@ -165,11 +165,28 @@ async def test_a_report_of_the_impossible_is_not_believed(open_conversation) -> 
     assert talk.balance == (10**9 - record.cost_nanos, 0)
 
 
-async def test_an_answer_that_reports_nothing_leaves_the_hold_to_the_next(open_conversation) -> None:
+async def test_an_answer_that_was_heard_and_reports_nothing_is_charged_for_what_was_heard(open_conversation) -> None:
+    """As of one that is cancelled before its last word."""
+    talk = open_conversation()
+    await talk.meter.hold()
+    talk.meter.see(DONE)
+    await talk.meter.hold()
+
+    talk.meter.see(Event(tokens=50))
+    due = talk.meter.see(Event(kind="done"))
+    talk.meter.close()
+
+    cost = 30 * 1000 + 50 * 2000
+    assert due
+    assert [record.cost_nanos for record in talk.written] == [USAGE_NANOS, cost]
+    assert (talk.written[1].outcome, talk.written[1].usage_source) == ("ok", "estimated")
+    assert talk.balance == (10**9 - USAGE_NANOS - cost, 0)
+
+
+async def test_an_answer_of_nothing_leaves_the_hold_to_the_next(open_conversation) -> None:
     talk = open_conversation()
     await talk.meter.hold()
 
-    assert talk.meter.see(Event(tokens=50)) is False
     assert talk.meter.see(Event(kind="done")) is False
     assert talk.balance == (10**9, HELD_NANOS)
     talk.meter.close()
