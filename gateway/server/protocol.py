@@ -796,6 +796,10 @@ class DirectProtocol(HttpToolsProtocol):
         """The application, for one request; what goes wrong in it ends here, as with uvicorn's `run_asgi`."""
         try:
             await self._dispatch(cycle.scope, cycle.receive, cycle.send)
+        except asyncio.CancelledError:
+            # The grace time is over. Whoever could say so to the caller has.
+            if not (cycle.response_complete or cycle.disconnected):
+                await self._break_off(cycle)
         except BaseException:
             cycle.logger.exception("Exception in ASGI application\n")
             await self._break_off(cycle)

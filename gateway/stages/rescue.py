@@ -3,36 +3,47 @@
 Before the response has begun: the provider's own refusal byte for byte, where it was one that clients can read; else
 the status and the dialect's error object. After it has begun: a stream is ended with
 the dialect's own error event, so that no client takes a cut answer for a whole one; anything else is cut off, which
-clients see as a broken transfer. A caller who is gone is told nothing.
+clients see as a broken transfer. A caller who is gone is told nothing; one whose request outlasts the grace time of a
+gateway that stops is told that.
 """
 
 import asyncio
 import logging
 import math
+from typing import Final
 
 from gateway.api import Counting
 from gateway.deps import Deps, Handler
-from gateway.errors import CallerGone, GatewayError, MethodNotAllowed, UpstreamRefused
+from gateway.downstream import DIRECT
+from gateway.errors import CallerGone, GatewayError, MethodNotAllowed, Overloaded, UpstreamRefused
 from gateway.exchange import Exchange, Headers
 from gateway.wire.dialects import error_body, error_event, error_status, id_headers
 from gateway.wire.headers import response_headers
 
 log = logging.getLogger(__name__)
 
+STOPPING: Final = "This gateway is stopping; try again shortly."
+
 
 async def rescue(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
-    """Let nothing but cancellation past."""
+    """Let nothing but cancellation past, and not that without a word."""
+    cancelled: asyncio.CancelledError | None = None
     try:
         await call_next(x)
     except GatewayError as error:
         x.error = error
         if error.detail is not None:
             log.info("request %s: %s: %s", x.id, error.error_type, error.detail)
-    except asyncio.CancelledError:
-        x.error = CallerGone()
-        if x.downstream is not None:
-            x.downstream.abort()
-        raise
+    except asyncio.CancelledError as error:
+        if DIRECT not in x.scope.get("extensions", {}) or (x.downstream is not None and x.downstream.is_gone):
+            # Another server may say in this way that the caller has left.
+            x.error = CallerGone()
+            if x.downstream is not None:
+                x.downstream.abort()
+            raise
+        # Ours does it to what outlasts the grace time, and then waits a moment for what there is to say.
+        cancelled = error
+        x.error = Overloaded(STOPPING, retry_after_s=1.0)
     except Exception:  # the border: whatever went wrong in here, the caller gets an answer and the log the reason
         log.exception("request %s failed", x.id)
         x.error = GatewayError()
@@ -48,6 +59,8 @@ async def rescue(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         await _pass_on(x, x.error, x.error.body)
     else:
         await answer_error(x, x.error)
+    if cancelled is not None:
+        raise cancelled
 
 
 async def answer_error(x: Exchange, error: GatewayError) -> None:

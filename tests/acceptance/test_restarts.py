@@ -163,3 +163,38 @@ async def test_a_gateway_that_stops_says_so_on_the_connections_that_it_has(both_
         provider.finish.set()
         assert (await rest_of(running)).endswith(b"data: [DONE]\n\n")
         assert await gateway.stop() == 0
+
+
+async def test_what_outlasts_the_grace_time_is_told_so(both_stores):
+    """A stream ends in an error event, what has no answer yet in a 503: neither in a connection that breaks."""
+    streams, waiting = Streams(), asyncio.Event()
+
+    async def script(peer) -> None:
+        if not waiting.is_set():
+            waiting.set()
+            await streams(peer)
+        else:
+            await peer.receive()
+            await asyncio.Event().wait()
+
+    async with (
+        ScriptedUpstream(script) as upstream,
+        ServedGateway(both_stores, f"[server]\ngrace_s = 0.5\n{config(upstream)}") as gateway,
+    ):
+        stream = await begin(gateway)
+        plain = await connect(gateway.port)
+        await plain.send(request(gateway, ASK))
+        while len(upstream.requests) < 2:  # noqa: ASYNC110  the provider is asked in its own time
+            await asyncio.sleep(0.01)
+        gateway.signal(signal.SIGTERM)
+
+        rest = await rest_of(stream)
+        refused = await plain.receive()
+        plain.abort()
+        assert await gateway.stop() == 0
+
+    assert b'"message":"This gateway is stopping' in rest
+    assert (refused.status, refused.error["code"]) == (503, "server_is_overloaded")
+    assert b"Traceback" not in gateway.log
+    assert gateway.access_log.count(b'"error_type":"gateway_overloaded"') == 2
+    assert gateway.access_log.count(b'"aborted_by":"gateway"') == 1
