@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import urllib.parse
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,7 +27,7 @@ from gateway.settings import Cache, Model, OwnKeys, Provider, Settings
 from gateway.telemetry import Telemetry
 from tests.acceptance.answers import ASK, CHAT, MESSAGES, error, response_object
 from tests.gateways import PATIENCE_S, PEPPER, PROVIDER_KEY, Answer, RunningGateway
-from tests.upstreams import ReceivedRequest, Script, ScriptedUpstream, answer
+from tests.upstreams import RECEIVE, REPEAT, ReceivedRequest, Script, ScriptedUpstream, answer, play
 
 OWN = "sk-own-of-the-account-4711"
 OTHER = "sk-another-of-its-own-0815"
@@ -103,11 +104,14 @@ class House:
         """A provider for each script, in order of priority, all of which have the model."""
         self.upstreams = {}
         providers = {}
+        #: Makes what the configuration says of one, where that is not OpenAI.
+        make = options.pop("row", None)
         for place, (name, script) in enumerate(zip(names, scripts, strict=True)):
             upstream = self.upstreams[name] = await self._stack.enter_async_context(ScriptedUpstream(script))
-            providers[name] = Provider(
-                adapter="openai", base_url=f"{upstream.url}/v1", api_key=Secret(PROVIDER_KEY), priority=place
-            )
+            row = Provider(adapter="openai", base_url=f"{upstream.url}/v1", api_key=Secret(PROVIDER_KEY))
+            if make is not None:
+                row = make(upstream)
+            providers[name] = msgspec.structs.replace(row, priority=place)
         settings = options.pop("settings", Settings())
         settings = msgspec.structs.replace(settings, own_keys=options.pop("own_keys", OWN_KEYS))
         self.gateway = await self._stack.enter_async_context(
@@ -491,3 +495,42 @@ async def test_it_is_in_no_log_and_in_no_metric(house, caplog):
     seen = [refused.body.decode(), repr(refused.headers), caplog.text, repr(records), await house.gateway.metrics()]
     assert OWN not in "".join(seen)
     assert OWN not in repr(house.parts.deps)
+
+
+# -- credentials that run out ------------------------------------------------------------------------------------
+
+
+async def test_an_application_of_an_accounts_own_gets_its_own_tokens(house):
+    """Azure with applications: tokens for the operator's and for the account's are asked of the same authority."""
+
+    async def tokens(peer: Any) -> None:
+        while True:
+            request = await peer.receive()
+            name = dict(urllib.parse.parse_qsl(request.body.decode()))["client_id"]
+            body = msgspec.json.encode({"access_token": f"token-of-{name}", "expires_in": 3600})
+            await peer.send(answer(body, headers=[(b"content-type", b"application/json")]))
+
+    async with ScriptedUpstream(tokens) as authority:
+
+        def azure(upstream: ScriptedUpstream) -> Provider:
+            identity = {"tenant_id": "t", "client_id": "operators", "client_secret": "operators"}
+            extra = {"auth": "client-secret", "authority": authority.url, **identity}
+            return Provider(adapter="azure", base_url=upstream.url, extra=extra)
+
+        await house.open(play(RECEIVE, answer(CHAT), REPEAT), row=azure)
+        ann, bob = await house.account(), await house.account()
+        application = {"tenant_id": "theirs", "client_id": "own", "client_secret": "own-secret"}
+        key_id = await ann.bring(msgspec.json.encode(application).decode())
+
+        answers = [await each.ask() for each in (ann, bob, ann)]
+        await ann.delete(key_id)
+        answers.append(await ann.ask())
+
+        assert [each.status for each in answers] == [200] * 4
+        asked = ["token-of-own", "token-of-operators", "token-of-own", "token-of-operators"]
+        assert house.credentials() == asked
+        # Once each: nobody waits for a token that is here.
+        assert [request.target for request in authority.requests] == [
+            b"/t/oauth2/v2.0/token",
+            b"/theirs/oauth2/v2.0/token",
+        ]
