@@ -25,7 +25,7 @@ from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.charging import LEASE_MS
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import BUCKET_NAMES
-from gateway.kernel.money import MAX_NANOS, Nanos, charged_units, fee_nanos, hold_nanos
+from gateway.kernel.money import MAX_NANOS, Nanos, charged_units, cost_nanos, fee_nanos, hold_nanos
 from gateway.kernel.offers import charge_nanos, served_as
 from gateway.kernel.orphans import DELIVERED
 from gateway.kernel.record import Attempt, Outcome, UsageRecord
@@ -264,7 +264,12 @@ class _Settlement:
         offer = self._x.offer
         if self._x.fee_nanos is not None:
             return self._x.fee_nanos
-        return 0 if offer is None else charge_nanos(usage, offer)
+        if offer is None or offer.price is None or offer.free:
+            return 0
+        if offer.own is not None:
+            return charge_nanos(usage, offer)
+        # As there, without another frame.
+        return min(cost_nanos(usage, offer.price), MAX_NANOS)
 
     def _record(self, usage: Usage, cost: Nanos, outcome: Outcome, attempt: str) -> UsageRecord:
         x, clock = self._x, self._deps.clock
@@ -273,11 +278,10 @@ class _Settlement:
         now_s = clock.monotonic()
         age_ms = (now_s - x.started_s) * 1000
         price = offer.price if offer is not None else None
-        own = None if offer is None else offer.own
         attempts = [Attempt(provider, result) for provider, result in x.attempts]
         if attempt and offer is not None and x.fee_nanos is None:
             attempts.append(Attempt(offer.provider, attempt))
-        return UsageRecord(
+        record = UsageRecord(
             request_id=x.id,
             account_id=x.principal.account_id,
             key_id=x.principal.key_id,
@@ -317,9 +321,10 @@ class _Settlement:
             markup_permille=1000 if price is None else price.markup_permille,
             attempts=tuple(attempts),
             tags={**x.tags, "image": usage.image_kind} if usage.image_kind else x.tags,
-            own_key_id=None if own is None else own.id,
-            fee_permille=None if own is None else own.fee_permille,
         )
+        if offer is not None and offer.own is not None:
+            return msgspec.structs.replace(record, own_key_id=offer.own.id, fee_permille=offer.own.fee_permille)
+        return record
 
 
 def _worst_case(x: Exchange, offer: Offer) -> Nanos:
