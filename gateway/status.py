@@ -4,6 +4,7 @@ The supervisor answers `STATUS` on its control socket with what it knows of its 
 counted, added up. Figures are of this host alone, and counts are since its start; the stores are not asked here.
 """
 
+from math import inf
 from typing import Final
 
 import msgspec
@@ -52,6 +53,19 @@ class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast a provider answers: since the start, or between two looks. None where it answered nothing."""
+
+    #: Tries, and those of them that failed for its sake, a second; None since the start.
+    attempts_per_s: float | None
+    failures_per_s: float | None
+    #: Half of all requests took at most so long, and all but one in twenty.
+    latency_p50_s: float | None
+    latency_p95_s: float | None
+    #: Half of all streams began within so long.
+    first_token_p50_s: float | None
+
+
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The books."""
 
@@ -95,7 +109,7 @@ def decode_facts(data: bytes) -> FleetFacts:
 
 def summarize(facts: FleetFacts) -> Status:
     """The few figures."""
-    families = {family.spec.name: family for family in facts.families}
+    families = _families(facts)
     return Status(
         version=facts.version,
         uptime_s=round(facts.age_s, 1),
@@ -138,6 +152,62 @@ def providers_of(families: Families) -> tuple[ProviderStatus, ...]:
         )
         for (name,), cell in sorted(breakers.items())
     )
+
+
+def paces_of(facts: FleetFacts, before: FleetFacts | None = None) -> dict[str, Pace]:
+    """How fast each provider answers, by name; since the look `before`, if one is given."""
+    now, then = _families(facts), {} if before is None else _families(before)
+    seconds = None if before is None else max(facts.age_s - before.age_s, 0.001)
+    earlier = {each.name: each for each in providers_of(then)}
+    found = {}
+    for each in providers_of(now):
+        last = earlier.get(each.name)
+        attempts = each.attempts - (0 if last is None else last.attempts)
+        failures = each.failures - (0 if last is None else last.failures)
+        took = _spread(now, then, "gen_ai_client_operation_duration_seconds", each.name)
+        begun = _spread(now, then, "gen_ai_server_time_to_first_token_seconds", each.name)
+        found[each.name] = Pace(
+            attempts_per_s=None if seconds is None else max(0, attempts) / seconds,
+            failures_per_s=None if seconds is None else max(0, failures) / seconds,
+            latency_p50_s=_quantile(took, 0.5),
+            latency_p95_s=_quantile(took, 0.95),
+            first_token_p50_s=_quantile(begun, 0.5),
+        )
+    return found
+
+
+def _families(facts: FleetFacts) -> Families:
+    return {family.spec.name: family for family in facts.families}
+
+
+def _spread(now: Families, then: Families, name: str, provider: str) -> list[tuple[float, float]]:
+    """How many requests of a provider (the second label) took up to how long: bound and count, the last unbounded."""
+    family = now.get(name)
+    if family is None:
+        return []
+    bounds = [*family.spec.bounds, inf]
+    counts = [0.0] * len(bounds)
+    for sign, families in ((1, now), (-1, then)):
+        for labels, cell in _series(families, name).items():
+            if labels[1] == provider:
+                counts = [count + sign * part for count, part in zip(counts, cell, strict=False)]
+    return list(zip(bounds, counts, strict=True))
+
+
+def _quantile(spread: list[tuple[float, float]], share: float) -> float | None:
+    """Within the bucket that it falls in, as if all were spread evenly; None of nothing."""
+    left = share * sum(count for _, count in spread)
+    if left <= 0:
+        return None
+    lower = 0.0
+    for bound, count in spread:
+        if count >= left and bound < inf:
+            return lower + (bound - lower) * left / count
+        if count >= left:
+            return lower
+        left -= count
+        lower = bound
+    return lower
 
 
 def _series(families: Families, name: str) -> dict[tuple[str, ...], Cell]:

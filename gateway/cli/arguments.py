@@ -88,6 +88,14 @@ def parser() -> argparse.ArgumentParser:
         "breakers, and how far its books are. Exit status 1 if something is wrong with it, or none runs.",
     )
     status.add_argument("--json", action="store_true", help="print a JSON object, for programs")
+    status.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="print it again every so many seconds (2), with what has passed in between, until interrupted",
+    )
     _models(commands, shared)
     _adapter(commands)
     _bench(commands, shared)

@@ -154,7 +154,7 @@ class Welcome:
         self._fact("why", self._missing)
         refuses = settings.money.when_redis_is_away == "refuse"
         meanwhile = "requests are refused with 503" if refuses else "each worker limits by itself and keeps a journal"
-        self._fact("until it does", meanwhile)
+        self._fact("meanwhile", meanwhile)
         self._fact("look at", f"redis.url (REDIS_URL), and {self._command('doctor')}")
         log.error("Redis does not answer: %s", self._missing)
 
