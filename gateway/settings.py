@@ -72,7 +72,7 @@ class Overload(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a worker refuses requests that it could only serve late; see `routing/shedding.py`."""
 
     #: The event loop is late when it is so late for a second; 0: it never is.
-    lag_s: Annotated[float, Meta(ge=0)] = 0.25
+    lag_s: Annotated[float, Meta(ge=0)] = 0.5
     #: Requests in flight in each worker, however well it does.
     requests_max: Positive = 16384
 

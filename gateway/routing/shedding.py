@@ -40,7 +40,7 @@ class SheddingRules(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds, as configured."""
 
     #: Later than this the loop is late; 0: it never is.
-    lag_s: float = 0.25
+    lag_s: float = 0.5
     #: As many may be in flight whatever the loop does.
     requests_max: int = 16384
 

@@ -215,6 +215,8 @@ base_url = "{url}/v1"
 api_key = "env:PROVIDER_KEY"
 [models."*"]
 free = true
+[overload]
+lag_s = 0  # a slow machine must not refuse any of a thousand readers
 """
 WINDOW_BYTES = 16 * 1024
 BURST = chunk(sse(*[delta("x" * 1000)] * 50))
