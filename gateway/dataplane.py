@@ -42,6 +42,7 @@ _MODELS: Final = b"/models"
 _RELAYED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _EXPOSED: Final = (
     b"x-request-id, request-id, x-gateway-request-id, x-gateway-provider, x-gateway-attempts, x-gateway-cost-usd, "
+    b"x-gateway-dropped, "
     b"retry-after, retry-after-ms, x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
     b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
@@ -161,11 +162,13 @@ class CorsPolicy:
                 preflight = x.scope["method"] == "OPTIONS"
             elif name == b"access-control-request-headers":
                 asked_headers = value
+        if not self._any:
+            # Also where it is not allowed, or there is none: what a cache keeps of that is not for one that is.
+            x.reply_headers.append((b"vary", b"origin"))
         if origin is None:
             return False
         if self._any or origin in self._origins:
-            allowed = b"*" if self._any else origin
-            x.reply_headers += [(b"access-control-allow-origin", allowed), (b"vary", b"origin")]
+            x.reply_headers.append((b"access-control-allow-origin", b"*" if self._any else origin))
             if preflight:
                 x.reply_headers += [
                     (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),

@@ -23,7 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
         connection.request("GET", "/health")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        print(f"gateway: {server.host}:{server.port} does not answer: {error}", file=sys.stderr)
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        print(f"gateway: {host}:{server.port} does not answer: {error}", file=sys.stderr)
         return 1
     finally:
         connection.close()

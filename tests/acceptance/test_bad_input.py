@@ -556,7 +556,14 @@ async def test_a_browser_may_read_answers_and_errors(stage, server):
     good = await gateway.ask(ASK, headers=headers)
     bad = await gateway.ask(b"[]", headers=headers)
     stranger = await gateway.ask(ASK, headers=headers, key="")
+    foreign = await gateway.ask(ASK, headers=[(b"origin", b"https://evil.example")])
+    program = await gateway.ask(ASK)
 
+    # Where one address answers differently by origin, a cache has to know also from those that have none.
+    for answered in (good, bad, stranger, foreign, program):
+        assert answered.header(b"vary") == b"origin"
+    for answered in (foreign, program):
+        assert answered.header(b"access-control-allow-origin") is None
     assert [good.status, bad.status, stranger.status] == [200, 400, 401]
     for answered in (good, bad, stranger):
         assert answered.header(b"access-control-allow-origin") == b"https://app.example"
