@@ -75,7 +75,7 @@ class Meters(Protocol):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a usage stream; without a record, `reason` says why it is none."""
+    """One entry of a usage stream; `reason` says why it can't be settled, and without a record, why it is none."""
 
     partition: int
     id: str
@@ -207,7 +207,8 @@ class Settler:
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if len(batch) == 1:
                 entry = batch[0]
-                rejected = Entry(entry.partition, entry.id, entry.packed, None, f"refused by PostgreSQL: {error}")
+                # With its record: who keeps a copy of it is told, and must not offer it again.
+                rejected = msgspec.structs.replace(entry, reason=f"refused by PostgreSQL: {error}")
                 await self._commit([rejected], done)
             else:
                 middle = len(batch) // 2
@@ -242,8 +243,8 @@ class Settler:
 
     async def _sort_out(self, session: Session, batch: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
         """What can be settled, with the balances of its accounts locked, and what can't."""
-        bad = [entry for entry in batch if entry.record is None]
-        decoded = [entry for entry in batch if entry.record is not None]
+        bad = [entry for entry in batch if entry.reason]
+        decoded = [entry for entry in batch if not entry.reason]
         accounts = sorted({entry.record.account_id for entry in decoded if entry.record is not None})
         known = {row["account_id"] for row in await session.fetch(queries["lock_balances"], accounts)}
         good: dict[str, Entry] = {}

@@ -10,7 +10,8 @@ from gateway.infra.postgres import Database
 from gateway.kernel.journal import find_usage, sum_usage
 from gateway.kernel.record import Attempt, encode_record
 from gateway.kernel.rejects import retry_reject
-from gateway.kernel.settler import BATCH_MAX, PIECE, Settler
+from gateway.kernel.settler import BATCH_MAX, CHANNEL, PIECE, Settler
+from gateway.kernel.unsettled import Unsettled, find_known
 from tests.books import CREDIT, PARTITIONS
 
 
@@ -210,6 +211,30 @@ async def test_what_is_no_record_is_set_aside_and_holds_nothing_up(books):
     assert await books.book_nanos(account) == CREDIT - sum(range(1, 8))
     assert books.telemetry.records_rejected[0] == len(bad)
     await books.assert_balanced()
+
+
+@pytest.mark.timeout(60)
+async def test_workers_drop_their_copies_of_what_is_set_aside(books):
+    """Else they offer it again, whenever Redis has forgotten the request, and Redis charges it each time."""
+    account = await books.open_account()
+    partition = account % PARTITIONS
+    await books.loader.ensure_loaded(account)
+    unsettled = Unsettled(books.ledger, find_known(books.database), clock=books.clock)
+    notices = books.redis.subscribe(CHANNEL)
+    await anext(aiter(notices))
+    refused = books.record(account, 5, input_tokens=2**63)
+    await books.append(partition, [encode_record(refused)])
+    unsettled.keep(refused.request_id, books.scopes(account), cost_nanos=5, tokens=1, record=encode_record(refused))
+
+    await books.drain()
+    while len(unsettled):
+        message = await anext(aiter(notices))
+        unsettled.hear(None if message is None else message.data)
+    notices.close()
+
+    assert (
+        await books.database.fetch_value("select count(*) from settle_rejects where partition = $1", partition) == 1
+    )
 
 
 async def test_the_account_of_a_record_that_was_put_back_is_reported(books):
