@@ -30,7 +30,7 @@ from gateway.settings import Batches
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.renewal import Renewals
 from gateway.upstream.response import UpstreamResponse
-from gateway.wire.objects import BatchOutput, Document, read_document
+from gateway.wire.objects import ENDED, BatchOutput, Document, read_document
 from gateway.wire.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ DENIED_MAX: Final = 10_000
 GIVE_UP_S: Final = 30 * 86400.0
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 _BYTES_PER_TOKEN: Final = 4
+#: With these it has done something, and may say later how much.
+_WORKED: Final = {
+    "batch": ENDED - {"failed"},
+    "response": frozenset({"completed", "incomplete"}),
+}
 #: The provider knows no such thing.
 _GONE: Final = frozenset({404, 410})
 
@@ -163,7 +168,7 @@ class Poller:
             if lines is None:
                 return
             usage = lines.usage()
-        if usage is None and document.status in ("completed", "incomplete"):
+        if usage is None and document.status in _WORKED[due.kind]:
             if not self._is_denied(due):
                 # Some fill in the numbers after the status.
                 return

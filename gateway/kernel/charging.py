@@ -94,7 +94,7 @@ class Charging:
         """
         usage = document.counted()
         if usage is None and not (document.object == "response" and document.status == "failed"):
-            if document.status in CANCELLED:
+            if document.object == "response" and document.status in CANCELLED:
                 await self.deferred.hasten(object_id, soon_s=CANCELLED_S)
             return False
         await self.end(object_id, usage)

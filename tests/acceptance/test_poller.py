@@ -165,14 +165,15 @@ async def test_a_provider_that_denies_a_batch_once_is_not_believed(town, polling
     assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
 
 
-async def test_numbers_that_come_later_than_the_status_are_waited_for(town, polling):
+@pytest.mark.parametrize("status", ["completed", "cancelled"])
+async def test_numbers_that_come_later_than_the_status_are_waited_for(town, polling, status):
     """However often it was asked before."""
     client = await town.open()
     batch = await batch_of(client)
     for _ in range(DENIALS_MAX + 1):
         await polling.poll()
 
-    town.keeper.finish(batch.id)
+    town.keeper.finish(batch.id, status=status)
     await polling.poll()
     early = await polling.state(batch.id)
     town.keeper.objects[batch.id]["usage"] = USAGE
