@@ -222,7 +222,7 @@ WINDOW_BYTES = 16 * 1024
 BURST = chunk(sse(*[delta("x" * 1000)] * 50))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "readers", [pytest.param(100, id="100"), pytest.param(1000, id="1000", marks=pytest.mark.slow)]
 )
@@ -258,7 +258,7 @@ async def test_readers_who_do_not_read_cost_little_memory(stage, readers):
                 connection.writer.transport.pause_reading()
                 if connection is not connections[0]:
                     await connection.send(request)
-            async with asyncio.timeout(180):
+            async with asyncio.timeout(120):
                 seen_bytes = -1
                 # Until nobody moves: every socket on the way is full.
                 while len(upstream.requests) < readers or sent_bytes != seen_bytes:
