@@ -10,6 +10,7 @@ Rules:
   lost: what was done is charged all the same.
 - Where nothing is reported in the end, what the caller got already is charged: who reads an answer to its last word
   and then cancels it has had it all the same.
+- The price is that of the order, whatever is asked for the model by the time that it is done.
 - A batch is priced as a batch: at its own price where one is known, else at the plain one times a setting. Its tokens
   come as one sum, so prices that rise with the length of a request are not applied to them.
 """
@@ -23,7 +24,7 @@ import msgspec
 from gateway.exchange import Offer
 from gateway.infra.clock import Clock
 from gateway.kernel.money import MAX_NANOS, Nanos, Price, cost_nanos, fee_nanos
-from gateway.kernel.objects import Deferred, Due
+from gateway.kernel.objects import Deferred, Due, Terms
 from gateway.kernel.offers import OfferTable
 from gateway.kernel.own_keys import is_own
 from gateway.kernel.record import UsageRecord, encode_record
@@ -121,7 +122,7 @@ class Charging:
     def estimate(self, offer: Offer, *, input_tokens: int, output_tokens: int) -> Nanos:
         """What a batch of these sizes costs at most."""
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-        cost = min(self._cost(usage, offer, batch=True), MAX_NANOS)
+        cost = min(self._cost(usage, Terms.of(offer), batch=True), MAX_NANOS)
         return cost if offer.own is None else fee_nanos(cost, offer.own.fee_permille)
 
     async def _settle(self, due: Due, usage: Usage | None) -> str:
@@ -130,10 +131,10 @@ class Charging:
             usage = Usage(
                 input_tokens=due.delivered_input_tokens, output_tokens=due.delivered_output_tokens, source="partial"
             )
-        offer = self._offers().served(due.provider, due.upstream_model)
+        terms = self._terms(due)
         cost = 0
         if usage is not None:
-            if offer is None:
+            if terms is None:
                 # Its price is gone from the configuration: what was held is what was agreed to.
                 log.error("%s %s has no price any more: charging what was held", due.kind, due.id)
                 cost = due.hold_nanos
@@ -147,10 +148,10 @@ class Charging:
                 )
                 cost, usage = due.hold_nanos, Usage(source="estimated")
             else:
-                cost = min(self._cost(usage, offer, batch=due.kind == "batch"), MAX_NANOS)
+                cost = min(self._cost(usage, terms, batch=due.kind == "batch"), MAX_NANOS)
                 if is_own(due.fingerprint):
                     cost = fee_nanos(cost, self._own_fee_permille)
-        record = self._record(due, usage, cost, None if offer is None else offer.price)
+        record = self._record(due, usage, cost, None if terms is None else terms.price)
         if usage is None:
             await self._ledger.void(due.charge_id, scopes, record=encode_record(record))
             return "void"
@@ -164,12 +165,19 @@ class Charging:
             log.warning("request %s for %s had ended already, by %s", due.charge_id, due.id, answer.verb)
         return "settled"
 
-    def _cost(self, usage: Usage, offer: Offer, *, batch: bool) -> Nanos:
-        if offer.free or offer.price is None:
+    def _terms(self, due: Due) -> Terms | None:
+        """What it was ordered at; None where nobody knows any more."""
+        if due.terms is not None:
+            return msgspec.json.decode(due.terms, type=Terms)
+        offer = self._offers().served(due.provider, due.upstream_model)
+        return None if offer is None else Terms.of(offer)
+
+    def _cost(self, usage: Usage, terms: Terms, *, batch: bool) -> Nanos:
+        if terms.price is None:
             return 0
         if not batch:
-            return cost_nanos(usage, offer.price)
-        price = _flat(offer.price)
+            return cost_nanos(usage, terms.price)
+        price = _flat(terms.price)
         if BATCH not in price.service_prices and BATCH not in price.service_permille:
             price = msgspec.structs.replace(
                 price, service_permille={**price.service_permille, BATCH: self._batch_permille}

@@ -24,8 +24,10 @@ import asyncpg
 import msgspec
 
 from gateway.errors import GatewayError, StoreUnavailable, UpstreamMalformed
+from gateway.exchange import Offer
 from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database, Session, load_queries
+from gateway.kernel.money import Price
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,17 @@ class Owned(msgspec.Struct, frozen=True, array_like=True):
     pending: bool = False
 
 
+class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What work was ordered at: a price, or nothing where it is free."""
+
+    price: Price | None = None
+
+    @classmethod
+    def of(cls, offer: Offer) -> "Terms":
+        """Those of an offer."""
+        return cls(None if offer.free else offer.price)
+
+
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be charged for an object when the provider has done its work, under a request id of its own."""
 
@@ -69,6 +82,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     upstream_model: str
     hold_nanos: int
+    terms: Terms
     #: When the provider is asked first, if nobody asks before.
     poll_s: float
 
@@ -91,6 +105,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     #: What of it the caller got already, by count or by estimate.
     delivered_input_tokens: int = 0
     delivered_output_tokens: int = 0
+    #: `Terms` as JSON; None of what an older release has ordered.
+    terms: str | None = None
     #: Of the account's own provider key that does the work, while it is there.
     own_key_id: str | None = None
 

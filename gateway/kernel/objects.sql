@@ -3,16 +3,17 @@
 -- remember: an object with its owner; nothing for an id that somebody else has. A deleted one may come again
 insert into objects as o (
     id, kind, account_id, key_id, provider, fingerprint, created_at, expires_at, document,
-    charge_id, charge_state, model, upstream_model, hold_nanos, poll_at
+    charge_id, charge_state, model, upstream_model, hold_nanos, terms, poll_at
 )
 select
     n.id, n.kind, n.account_id, n.key_id, n.provider, n.fingerprint, to_timestamp(n.created_s),
     to_timestamp(n.expires_s), n.document, n.charge_id, case when n.charge_id is null then null else 'pending' end,
-    coalesce(n.model, ''), coalesce(n.upstream_model, ''), coalesce(n.hold_nanos, 0),
+    coalesce(n.model, ''), coalesce(n.upstream_model, ''), coalesce(n.hold_nanos, 0), n.terms,
     case when n.charge_id is null then null else to_timestamp(n.poll_s) end
 from jsonb_to_recordset($1::text::jsonb) as n (
     id text, kind text, account_id bigint, key_id text, provider text, fingerprint text, created_s float8,
-    expires_s float8, document text, charge_id uuid, model text, upstream_model text, hold_nanos bigint, poll_s float8
+    expires_s float8, document text, charge_id uuid, model text, upstream_model text, hold_nanos bigint, terms jsonb,
+    poll_s float8
 )
 on conflict (id) do update set
     kind = excluded.kind,
@@ -28,6 +29,7 @@ on conflict (id) do update set
     model = case when o.charge_id is null then excluded.model else o.model end,
     upstream_model = case when o.charge_id is null then excluded.upstream_model else o.upstream_model end,
     hold_nanos = case when o.charge_id is null then excluded.hold_nanos else o.hold_nanos end,
+    terms = case when o.charge_id is null then excluded.terms else o.terms end,
     poll_at = coalesce(o.poll_at, excluded.poll_at)
 where (o.account_id = excluded.account_id and o.provider = excluded.provider)
     or (o.deleted_at is not null and o.charge_state is distinct from 'pending')
@@ -70,6 +72,7 @@ limit $5;
 -- lock_charge: what is still to be charged for an object, until this transaction ends
 select id, kind, account_id, key_id, provider, fingerprint, charge_id::text, model, upstream_model, hold_nanos,
     extract(epoch from created_at)::float8 as created_s, polls, delivered_input_tokens, delivered_output_tokens,
+    terms::text,
     (select p.id::text from provider_keys p
      where p.account_id = objects.account_id and p.provider = objects.provider
          and p.fingerprint = objects.fingerprint) as own_key_id

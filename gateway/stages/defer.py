@@ -19,7 +19,7 @@ from gateway.kernel.admission import refusal_of, take
 from gateway.kernel.charging import LEASE_MS, read_output
 from gateway.kernel.holds import Hold
 from gateway.kernel.limits import detach_limits
-from gateway.kernel.objects import Charge
+from gateway.kernel.objects import Charge, Terms
 from gateway.kernel.verbs import Admitted
 from gateway.upstream.response import UpstreamResponse
 from gateway.wire.objects import BatchInput, Document, read_document
@@ -122,6 +122,7 @@ async def _order(x: Exchange, deps: Deps, call_next: Handler) -> None:
         model=offer.model,
         upstream_model=offer.upstream_model,
         hold_nanos=amount,
+        terms=Terms.of(offer),
         poll_s=deps.clock.now() + deps.settings.batches.poll_s,
     )
     try:

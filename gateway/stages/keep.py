@@ -15,7 +15,7 @@ from gateway.deps import Deps, Handler
 from gateway.errors import StoreUnavailable, UpstreamMalformed
 from gateway.exchange import Exchange
 from gateway.kernel.money import format_usd
-from gateway.kernel.objects import Charge, Owned
+from gateway.kernel.objects import Charge, Owned, Terms
 from gateway.wire.encoding import response_inflater
 from gateway.wire.headers import response_headers
 from gateway.wire.objects import Document, read_document
@@ -111,6 +111,7 @@ async def _answer_in_background(x: Exchange, deps: Deps, body: bytes) -> None:
         model=x.offer.model,
         upstream_model=x.offer.upstream_model,
         hold_nanos=x.hold_nanos,
+        terms=Terms.of(x.offer),
         poll_s=deps.clock.now() + deps.settings.batches.poll_s,
     )
     await deps.objects.remember([msgspec.structs.replace(owned, pending=True)], charge=charge)

@@ -21,7 +21,7 @@ from typing import Final
 from gateway.deps import Deps, Handler
 from gateway.errors import BadRequest, NoOffer, OwnKeyGone, UnknownObject
 from gateway.exchange import Call, Exchange
-from gateway.kernel.objects import Charge, Owned
+from gateway.kernel.objects import Charge, Owned, Terms
 from gateway.kernel.own_keys import is_own
 from gateway.routing.keychain import OwnKey
 from gateway.wire.dialects import Dialect
@@ -187,5 +187,6 @@ class _Learner:
             model=x.offer.model,
             upstream_model=x.offer.upstream_model,
             hold_nanos=x.hold_nanos,
+            terms=Terms.of(x.offer),
             poll_s=self._deps.clock.now() + self._deps.settings.batches.poll_s,
         )

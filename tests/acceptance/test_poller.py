@@ -8,7 +8,7 @@ import pytest
 from gateway.app import poller_of
 from gateway.poller import DENIALS_MAX
 from gateway.registry import Registry
-from gateway.settings import Upstream
+from gateway.settings import Model, Settings, Upstream
 from gateway.upstream.client import UpstreamClient
 from tests.acceptance.test_objects import BATCH_NANOS, LINE, OUTPUT, USAGE, batch_of, town
 
@@ -18,11 +18,12 @@ __all__ = ["town"]  # a fixture
 class Polling:
     """A poller for which everything that is pending is due."""
 
-    def __init__(self, town, client: UpstreamClient) -> None:
+    def __init__(self, town, client: UpstreamClient, settings: Settings | None = None) -> None:
         self._town = town
+        settings = settings or town.gateway.settings
         self._poller = poller_of(
-            town.gateway.settings,
-            Registry.load(town.gateway.settings),
+            settings,
+            Registry.load(settings),
             client,
             town.database,
             town.redis,
@@ -110,6 +111,23 @@ async def test_a_charge_whose_note_was_lost_is_made_again_to_no_effect(town, pol
 
         assert await polling.state(batch.id) == "settled"
         assert await town.spent(town.accounts[0]) == [BATCH_NANOS]
+
+
+@pytest.mark.parametrize(
+    "models", [{"m": Model(input_usd_per_mtok=9.0, output_usd_per_mtok=9.0)}, {"m": Model(free=True)}, {}]
+)
+async def test_the_price_of_the_order_holds(town, polling, models):
+    client = await town.open()
+    batch = await batch_of(client)
+    answered = await client.responses.create(model="m", input="long", background=True)
+    town.keeper.finish(batch.id, usage=USAGE)
+    town.keeper.finish(answered.id, usage=USAGE)
+    other = UpstreamClient(Upstream())
+
+    await Polling(town, other, msgspec.structs.replace(town.gateway.settings, models=models)).poll()
+    await other.close()
+
+    assert sorted(await town.spent(town.accounts[0])) == [BATCH_NANOS, 2 * BATCH_NANOS]
 
 
 async def test_a_batch_without_a_sum_is_read_line_by_line(town, polling):

@@ -12,7 +12,7 @@ from gateway.api import ResponseHead
 from gateway.errors import StoreUnavailable, UpstreamMalformed
 from gateway.exchange import Exchange, Headers
 from gateway.kernel.charging import Charging
-from gateway.kernel.objects import Charge, Owned
+from gateway.kernel.objects import Charge, Owned, Terms
 from gateway.settings import Batches, Objects, Settings
 from gateway.stages.keep import keep
 from gateway.wire.dialects import Dialect
@@ -22,7 +22,7 @@ from gateway.wire.usage import Usage
 from tests.parts import HandClock, deps_of, exchange_of, offer_of
 
 DAY_S = 86400.0
-CHARGE = Charge(charge_id="later", model="m", upstream_model="m", hold_nanos=9, poll_s=1.0)
+CHARGE = Charge(charge_id="later", model="m", upstream_model="m", hold_nanos=9, terms=Terms(), poll_s=1.0)
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 COUNTED = Usage(input_tokens=10, output_tokens=5)
 
