@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from gateway import __version__
+from gateway.bodies import Bodies
 from gateway.bridges import reach
 from gateway.catalogue.lists import ListStore
 from gateway.catalogue.metrics import MetricStore
@@ -440,6 +441,7 @@ def _deps(
             second_copy=unsettled,
             own_fee_permille=settings.own_keys.fee_permille,
         ),
+        bodies=Bodies(settings.server.bodies_bytes_max),
         new_id=RequestIds(clock).make,
         hooks=Hooks.of(settings, metrics=metrics, clock=clock),
         marks=Marks(journal.directory),

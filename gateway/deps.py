@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.bodies import Bodies
 from gateway.exchange import Exchange, Offer
 from gateway.hooks import Hooks
 from gateway.infra.clock import Clock
@@ -63,6 +64,8 @@ class Deps:
     #: Whose objects are whose, and what is charged when a provider has done its work.
     objects: Objects
     charging: Charging
+    #: What is held of what callers send.
+    bodies: Bodies
     #: Makes a request id.
     new_id: Callable[[], str]
     #: The plugins; None where none is on.

@@ -51,6 +51,8 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: How long SIGTERM lets running streams finish.
     grace_s: Seconds = 30.0
     body_bytes_max: Positive = 64 * 1024 * 1024
+    #: All bodies that a worker holds at a time.
+    bodies_bytes_max: Positive = 1024 * 1024 * 1024
     #: How long a caller may take to send its request body, between two reads.
     body_timeout_s: Seconds = 60.0
     #: A form is not held but passed on as it comes, or spooled to a file (up to `body_bytes_max`) where what it is

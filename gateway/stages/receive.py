@@ -34,7 +34,7 @@ async def receive(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     """Set `x.call`.
 
     Raises:
-        BodyTooLarge, RequestTimeout, CallerGone: the body did not come in.
+        BodyTooLarge, RequestTimeout, CallerGone, Overloaded: the body did not come in.
         BadRequest, UnsupportedEncoding: it came, but can't be acted on.
     """
     scope = x.scope
@@ -52,19 +52,22 @@ async def receive(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
     direct = scope.get("extensions", {}).get(DIRECT)
     body: bytes | None = direct.take_body() if direct is not None else None
     upload: Upload | None = None
-    if body is None:
-        if content_type and not coding and _is_form(x):
-            upload = _upload(x, content_type, deps)
-            x.form = upload.form
-        else:
-            body = await _read(x, limit_bytes=limit_bytes, timeout_s=deps.settings.server.body_timeout_s)
-    elif len(body) > limit_bytes:
-        raise _too_large(limit_bytes)
-    if coding and body:
-        body = inflate_request(body, coding, size_bytes_max=limit_bytes)
-        headers = [header for header in headers if header[0] != b"content-encoding"]
-
+    held_bytes = 0
     try:
+        if body is None:
+            if content_type and not coding and _is_form(x):
+                upload = _upload(x, content_type, deps)
+                x.form = upload.form
+            else:
+                body = await _read(x, deps, limit_bytes=limit_bytes)
+                held_bytes = len(body)
+        elif len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        if coding and body:
+            body = inflate_request(body, coding, size_bytes_max=limit_bytes)
+            deps.bodies.take(len(body))
+            held_bytes += len(body)
+            headers = [header for header in headers if header[0] != b"content-encoding"]
         if upload is None:
             assert body is not None
             found = _look(x, body, content_type)
@@ -92,6 +95,8 @@ async def receive(x: Exchange, *, deps: Deps, call_next: Handler) -> None:
         )
         await call_next(x)
     finally:
+        if held_bytes:
+            deps.bodies.give_back(held_bytes)
         if upload is not None:
             upload.close()
 
@@ -143,26 +148,32 @@ def _upload(x: Exchange, content_type: bytes, deps: Deps) -> Upload:
     return Upload(x.receive, content_type=content_type, length=lengths[0] if lengths else None, bounds=bounds)
 
 
-async def _read(x: Exchange, *, limit_bytes: int, timeout_s: float) -> bytes:
-    """The body through ASGI, each read bounded in time and the whole in size."""
+async def _read(x: Exchange, deps: Deps, *, limit_bytes: int) -> bytes:
+    """The body through ASGI, each read bounded in time and the whole in size. It is among `deps.bodies` then."""
+    timeout_s = deps.settings.server.body_timeout_s
     pieces: list[bytes] = []
     size_bytes = 0
-    while True:
-        try:
-            async with asyncio.timeout(timeout_s):
-                message = await x.receive()
-        except TimeoutError:
-            raise RequestTimeout from None
-        if message["type"] == "http.disconnect":
-            raise CallerGone
-        piece: bytes = message.get("body", b"")
-        if piece:
-            size_bytes += len(piece)
-            if size_bytes > limit_bytes:
-                raise _too_large(limit_bytes)
-            pieces.append(piece)
-        if not message.get("more_body", False):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    message = await x.receive()
+            except TimeoutError:
+                raise RequestTimeout from None
+            if message["type"] == "http.disconnect":
+                raise CallerGone
+            piece: bytes = message.get("body", b"")
+            if piece:
+                if size_bytes + len(piece) > limit_bytes:
+                    raise _too_large(limit_bytes)
+                deps.bodies.take(len(piece))
+                size_bytes += len(piece)
+                pieces.append(piece)
+            if not message.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    except BaseException:
+        deps.bodies.give_back(size_bytes)
+        raise
 
 
 def _too_large(limit_bytes: int) -> BodyTooLarge:

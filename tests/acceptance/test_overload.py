@@ -1,16 +1,17 @@
 """More requests than a provider, or a worker, can take: some are told so at once, and not those who matter most."""
 
 import asyncio
+import gzip
 
 import pytest
 
 from gateway.infra.postgres import Database
 from gateway.kernel.key_store import create_key
-from gateway.settings import Concurrency, Model, Overload, Routing, Settings, Upstream
+from gateway.settings import Concurrency, Model, Overload, Routing, Server, Settings, Upstream
 from tests.acceptance.answers import ASK, CHAT
 from tests.acceptance.test_routing import Site
 from tests.gateways import PATIENCE_S, PEPPER, Answer
-from tests.upstreams import answer
+from tests.upstreams import RECEIVE, REPEAT, answer, play
 
 FREE = {"gpt-x": Model(free=True)}
 
@@ -186,3 +187,48 @@ async def test_who_is_turned_away_at_the_door_hears_what_all_others_hear(site, p
     assert first == second
     metrics = await site.gateway.metrics()
     assert 'gateway_shed_total{by="worker",priority="low"} 2' in metrics
+
+
+ROOM = Settings(server=Server(bodies_bytes_max=500_000))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+async def test_bodies_are_held_within_one_bound(stage, server, packed):
+    """However many callers send large ones at a time; what is small is served all the same."""
+    going = asyncio.Event()
+
+    async def script(peer) -> None:
+        await peer.receive()
+        await going.wait()
+        await peer.send(answer(CHAT))
+
+    gateway, upstream = await stage.gateway(script, server=server, settings=ROOM)
+    large = ASK[:-1] + b',"user":"' + b"x" * 300_000 + b'"}'
+    body, headers = (gzip.compress(large), [(b"content-encoding", b"gzip")]) if packed else (large, [])
+    first = asyncio.ensure_future(gateway.ask(body, headers=headers))
+    while not upstream.requests:  # noqa: ASYNC110  it is asked in its own time
+        await asyncio.sleep(0.01)
+
+    refused = await gateway.ask(body, headers=headers)
+    small = asyncio.ensure_future(gateway.ask(ASK))
+    going.set()
+
+    assert (refused.status, refused.error["code"]) == (503, "server_is_overloaded")
+    assert refused.header(b"retry-after") == b"1"
+    assert [(await first).status, (await small).status] == [200, 200]
+    # What was held, and what was not taken in, is free again.
+    assert (await gateway.ask(body, headers=headers)).status == 200
+
+
+async def test_a_body_that_breaks_off_is_held_no_longer(stage):
+    gateway, _ = await stage.gateway(play(RECEIVE, answer(CHAT), REPEAT), settings=ROOM)
+    body = ASK[:-1] + b',"user":"' + b"x" * 300_000 + b'"}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
+    for _ in range(3):
+        connection = await gateway.connect()
+        await connection.send(head % (gateway.key.encode(), len(body)) + body[:-10])
+        connection.abort()
+
+    async with asyncio.timeout(PATIENCE_S):
+        while (await gateway.ask(body)).status != 200:  # noqa: ASYNC110  it hears in its own time
+            await asyncio.sleep(0.05)

@@ -25,6 +25,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import __version__
+from gateway.bodies import Bodies
 from gateway.dataplane import V1
 from gateway.deps import Deps
 from gateway.errors import StoreUnavailable
@@ -193,6 +194,7 @@ class Worker:
                 batch_permille=500,
                 second_copy=self.unsettled,
             ),
+            bodies=Bodies(64 * 1024 * 1024),
             new_id=RequestIds(clock).make,
         )
         app = V1(self.deps)
