@@ -17,7 +17,8 @@ from gateway.wire.form import peek_form
 from gateway.wire.headers import Headers, request_headers, response_headers
 from gateway.wire.peek import peek, rewrite
 from gateway.wire.sse import FrameScanner
-from gateway.wire.taps import JSONTap, SSETap
+from gateway.wire.sse_tap import SSETap
+from gateway.wire.taps import JSONTap
 from gateway_adapters.anthropic import Anthropic
 
 CHAT = (

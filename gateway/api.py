@@ -26,7 +26,8 @@ from gateway.wire.headers import CREDENTIALS, request_headers
 from gateway.wire.media_taps import JSON_TAPS
 from gateway.wire.peek import Peek, Span, members_among, peek, rewrite
 from gateway.wire.sse import EventTooLong, Frame, FrameScanner
-from gateway.wire.taps import JSONTap, PassTap, SSETap
+from gateway.wire.sse_tap import SSETap
+from gateway.wire.taps import JSONTap, PassTap
 from gateway.wire.usage import Usage, normalise, read_report
 
 API_VERSION = 1

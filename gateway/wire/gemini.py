@@ -16,10 +16,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.wire.answer import BYTES_PER_TOKEN
 from gateway.wire.dialects import Dialect
 from gateway.wire.peek import Peek, find_members, peek
 from gateway.wire.sse import cut, lines_of
-from gateway.wire.taps import BYTES_PER_TOKEN, HELD_BYTES_MAX, JSONTap
+from gateway.wire.sse_tap import HELD_BYTES_MAX
+from gateway.wire.taps import JSONTap
 from gateway.wire.usage import COUNT_MAX, Usage, UsageSource, find_usage
 
 _TIERS = ("serviceTier", "service_tier")

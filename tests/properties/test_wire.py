@@ -14,7 +14,8 @@ from gateway.wire.form import FormScanner, peek_form, rewrite_form
 from gateway.wire.peek import WATCHED, peek, rewrite, splice
 from gateway.wire.ratelimit import format_duration, parse_duration
 from gateway.wire.sse import FrameScanner
-from gateway.wire.taps import JSONTap, SSETap
+from gateway.wire.sse_tap import SSETap
+from gateway.wire.taps import JSONTap
 from gateway.wire.usage import Usage, normalise, parse_usage, read_report
 
 # -- JSON bodies ---------------------------------------------------------------------------------------------

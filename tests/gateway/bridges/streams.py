@@ -11,7 +11,8 @@ from gateway.bridges.bridge import Bridge
 from gateway.exchange import Call
 from gateway.wire.dialects import Dialect
 from gateway.wire.peek import peek
-from gateway.wire.taps import JSONTap, SSETap
+from gateway.wire.sse_tap import SSETap
+from gateway.wire.taps import JSONTap
 
 HEAD = ResponseHead(200, [(b"content-type", b"text/event-stream")])
 JSON_HEAD = ResponseHead(200, [(b"content-type", b"application/json")])

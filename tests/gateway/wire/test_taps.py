@@ -4,13 +4,8 @@ import msgspec
 import pytest
 
 from gateway.wire.dialects import DONE, Dialect
-from gateway.wire.taps import (
-    HELD_BYTES_MAX,
-    TAIL_BYTES,
-    JSONTap,
-    PassTap,
-    SSETap,
-)
+from gateway.wire.sse_tap import HELD_BYTES_MAX, TAIL_BYTES, SSETap
+from gateway.wire.taps import JSONTap, PassTap
 from gateway.wire.usage import Usage
 
 CHAT = Dialect.OPENAI_CHAT
