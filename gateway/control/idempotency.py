@@ -4,10 +4,10 @@ Rules:
 - A key belongs to the caller's account and person; nobody meets another's. It says nothing without its request: the
   same key with another one is a conflict.
 - Of two at the same time one runs; the other is told to come back.
-- What was refused (4xx) is answered with the same refusal; what failed here (5xx) left no answer, and may be tried
-  again.
-- A claim whose request never came to an end (its process died) stays a claim: whether it took effect is not known,
-  and to run it twice is what nobody wanted. The caller looks, and takes another key.
+- What was refused (4xx) is answered with the same refusal. What was told to come back (`retry-after`), or failed here
+  (5xx), left no answer, and may be tried again.
+- A claim whose request never came to an end (its process died), or whose answer could not be kept, stays a claim: it
+  may have taken effect, and to run it twice is what nobody wanted. The caller looks, and takes another key.
 - Answers are encrypted at rest, because among them are keys that are shown once. They are kept for `KEPT_S`;
   `expiry.py` removes them then.
 """

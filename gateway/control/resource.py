@@ -181,25 +181,25 @@ class Resource:
         if first is not None:
             await exchange.send_whole(*first, headers=[(b"idempotency-replayed", b"true")])
             return
-        done = False
+        settled = False
         try:
-            try:
-                answer = encode(await route.handler(call))
-                status = route.status
-            except GatewayError as error:
-                if error.status >= 500:
-                    raise
-                answer, _ = error_answer(error, exchange.request_id)
-                await self._answers.keep(scope, key, error.status, answer)
-                done = True
+            answer = await route.handler(call)
+            # It took effect. Whatever becomes of its answer, it must not be done again.
+            settled = True
+        except GatewayError as error:
+            if error.status >= 500 or error.retry_after_s is not None:
                 raise
-            await self._answers.keep(scope, key, status, answer)
-            done = True
+            refusal, _ = error_answer(error, exchange.request_id)
+            await self._answers.keep(scope, key, error.status, refusal)
+            settled = True
+            raise
         finally:
-            if not done:
+            if not settled:
                 # In a task of its own: this one may have been cancelled.
                 self._parts.tasks.spawn(self._answers.give_up(scope, key), name="give up an idempotency key")
-        await exchange.send_whole(status, answer, headers=_pairs(call.reply_headers))
+        body = encode(answer)
+        await self._answers.keep(scope, key, route.status, body)
+        await exchange.send_whole(route.status, body, headers=_pairs(call.reply_headers))
 
     def _note(self, exchange: "_Exchange", *, duration_s: float) -> None:
         """One line in the access log, one count in the metrics, as for every request."""

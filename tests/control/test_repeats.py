@@ -1,12 +1,17 @@
 """Requests that may be sent again, and the log that nobody can edit."""
 
 import asyncio
+from collections.abc import Coroutine
 
 import asyncpg
 import pytest
 
 from gateway.control import audit
+from gateway.control.accounts import rotation
+from gateway.control.idempotency import Answers
+from gateway.errors import StoreUnavailable
 from tests.control.desk import Desk
+from tests.gateways import PATIENCE_S
 
 
 async def test_a_repeat_gets_the_first_answer(desk: Desk):
@@ -56,6 +61,77 @@ async def test_a_refusal_is_repeated_and_a_failure_is_not_kept(desk: Desk):
     assert answers[1].headers["idempotency-replayed"] == "true"
     # What was never a request has no answer to keep.
     assert "idempotency-replayed" not in invalid[1].headers
+
+
+@pytest.fixture
+def given_up(monkeypatch) -> list[str]:
+    """The keys of claims that were given up."""
+    keys: list[str] = []
+    give_up = Answers.give_up
+
+    def noted(self: Answers, scope: str, key: str) -> Coroutine[object, object, None]:
+        keys.append(key)
+        return give_up(self, scope, key)
+
+    monkeypatch.setattr(Answers, "give_up", noted)
+    return keys
+
+
+async def test_what_took_effect_is_not_done_again_though_its_answer_could_not_be_kept(
+    desk: Desk, monkeypatch, given_up
+):
+    ann = await desk.person()
+    headers = {"idempotency-key": "lost"}
+
+    async def fail(*_: object) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Answers, "keep", fail)
+        first = await ann.post("/teams", {"name": "a"}, headers=headers)
+    again = await ann.post("/teams", {"name": "a"}, headers=headers)
+
+    assert first.status == 503
+    assert given_up == []
+    assert (again.status, again.json["code"]) == (409, "idempotency_key_in_use")
+    assert len((await ann.get("/teams")).json["data"]) == 2
+
+
+async def test_what_failed_here_may_be_tried_again(desk: Desk, monkeypatch, given_up):
+    ann = await desk.person()
+    headers = {"idempotency-key": "failed"}
+
+    async def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "record", fail)
+        first = await ann.post("/teams", {"name": "a"}, headers=headers)
+    async with asyncio.timeout(PATIENCE_S):
+        while (again := await ann.post("/teams", {"name": "a"}, headers=headers)).status == 409:
+            pass
+
+    assert given_up == ["failed"]
+    assert (first.status, again.status) == (503, 200)
+    assert len((await ann.get("/teams")).json["data"]) == 2
+
+
+async def test_what_is_told_to_come_back_may_come_back(desk: Desk, monkeypatch, given_up):
+    ann = await desk.person()
+    key = await ann.key()
+    path = f"/user/api-keys/{key.key_id}/rotate"
+    headers = {"idempotency-key": "early"}
+
+    await ann.post(path)
+    early = await ann.post(path, headers=headers)
+    monkeypatch.setattr(rotation, "PAUSE_S", 0.0)
+    async with asyncio.timeout(PATIENCE_S):
+        while (again := await ann.post(path, headers=headers)).status == 409:
+            pass
+
+    assert given_up == ["early"]
+    assert (early.status, early.json["code"], "retry-after" in early.headers) == (409, "just_rotated", True)
+    assert again.status == 200
 
 
 async def test_answers_are_not_readable_at_rest(desk: Desk):
