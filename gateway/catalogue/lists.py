@@ -152,6 +152,10 @@ class ListStore:
     async def postpone(self, provider: str, why: str, *, next_s: float) -> None:
         await self._database.execute(_queries["postpone"], provider, why, next_s)
 
+    async def doubt(self) -> None:
+        """It is everybody's turn."""
+        await self._database.execute(_queries["doubt"])
+
     async def digests(self) -> dict[str, bytes]:
         """Of every list there is."""
         return {row["provider"]: row["digest"] for row in await self._database.fetch(_queries["read_digests"])}

@@ -29,6 +29,9 @@ update model_lists
 set failures = failures + 1, error = $2, next_at = now() + make_interval(secs => $3)
 where provider = $1;
 
+-- doubt: all are asked again, soon
+update model_lists set next_at = now() where next_at > now();
+
 -- read_facts: in short, for the data plane
 select provider, facts from model_lists where facts is not null order by provider;
 

@@ -31,6 +31,14 @@ class HuggingFaceMetrics(msgspec.Struct, frozen=True, kw_only=True):
     author: str | None = None
 
 
+class MetricCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Models about which Hugging Face was, or is to be, asked."""
+
+    known: int
+    unknown: int
+    due: int
+
+
 def is_id(text: str) -> bool:
     """Whether it can be the name of a repository."""
     return _ID.fullmatch(text) is not None and ".." not in text
@@ -79,6 +87,15 @@ class MetricStore:
         """None: there is no such model."""
         data = None if metrics is None else msgspec.msgpack.encode(metrics)
         await self._database.execute(_queries["put"], hugging_face_id, data, next_s)
+
+    async def doubt(self) -> None:
+        """It is everybody's turn."""
+        await self._database.execute(_queries["doubt"])
+
+    async def count(self) -> MetricCounts:
+        row = await self._database.fetch_row(_queries["count"])
+        assert row is not None
+        return msgspec.convert(dict(row), MetricCounts)
 
     async def read(self, ids: Iterable[str]) -> dict[str, HuggingFaceMetrics]:
         """What is known of these."""

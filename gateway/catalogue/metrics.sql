@@ -15,6 +15,14 @@ returning hugging_face_id;
 -- put: what is known now
 update model_metrics set metrics = $2, next_at = now() + make_interval(secs => $3) where hugging_face_id = $1;
 
+-- doubt: all are asked about again, soon
+update model_metrics set next_at = now() where next_at > now();
+
+-- count: what is known, what Hugging Face does not know, and what it is asked next; of who was never asked the time is due
+select count(metrics) as known, count(*) filter (where metrics is null and next_at > now()) as unknown,
+       count(*) filter (where next_at <= now()) as due
+from model_metrics;
+
 -- read: of these models
 select hugging_face_id, metrics from model_metrics
 where hugging_face_id = any($1::text[]) and metrics is not null;

@@ -10,15 +10,13 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.catalogue.overrides import CHANNEL
 from gateway.control import audit, rejected
 from gateway.control.admin.people import Because
 from gateway.control.errors import NotFound
 from gateway.control.paging import Cursor, Limit, Number, decode_cursor, encode_cursor
 from gateway.control.route import Call, Done, Nothing, Route
 from gateway.infra.postgres import Row, load_queries
-from gateway.kernel.keys import CHANNEL as KEYS
-from gateway.kernel.keys import EVERY_KEY
+from gateway.kernel.keys import CHANNEL, EVERY_KEY
 from gateway.kernel.money import usd
 from gateway.kernel.rejects import Reject, count_rejects, list_rejects
 from gateway.status import Status, summarize
@@ -97,18 +95,6 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     credit_waiting: int
     #: Usage records that could not be settled.
     records_set_aside: int
-
-
-class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What this worker offers, from memory."""
-
-    status: str
-    #: Models that the configuration or a provider names.
-    models: int
-    #: How many of them each provider lists.
-    providers: dict[str, int]
-    #: Models whose price an administrator has set.
-    prices_set: int
 
 
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,34 +181,12 @@ async def show_status(call: Call[Nothing, Nothing]) -> SystemStatus:
     )
 
 
-async def show_cache(call: Call[Nothing, Nothing]) -> CacheStatus:
-    """What this worker offers, from memory."""
-    deps = call.parts.deps
-    names = deps.offers.names()
-    counts = dict.fromkeys(sorted(deps.providers), 0)
-    for model, _ in names:
-        for provider in {offer.provider for offer in deps.offers.find(model)}:
-            counts[provider] = counts.get(provider, 0) + 1
-    return CacheStatus(
-        status="success", models=len(names), providers=counts, prices_set=len(call.parts.prices.overrides)
-    )
-
-
-async def refresh(call: Call[Nothing, Nothing]) -> Done:
-    """Have every worker read again what is set of models and prices, and offer that. It does so by itself whenever
-    something is set; this is for whoever changed the database by hand. Keys and addresses of providers are of the
-    configuration, which the gateway reads again when its file changes.
-    """
-    await call.parts.redis.execute("PUBLISH", CHANNEL, b"refresh")
-    return Done(message="Every worker reads it again.")
-
-
 async def doubt_keys(call: Call[Nothing, Nothing]) -> Done:
     """Have every worker ask the database again about every key, its plan and its limits, at its next use. They do so
     by themselves for what is changed here; this is for whoever changed the database by hand. What was counted so far
     stays counted.
     """
-    await call.parts.redis.execute("PUBLISH", KEYS, EVERY_KEY)
+    await call.parts.redis.execute("PUBLISH", CHANNEL, EVERY_KEY)
     return Done(message="Every worker asks again.")
 
 
@@ -308,24 +272,6 @@ ROUTES: Final = (
         access="admin:monitoring:read",
         summary="How the gateway does",
         tag=_TAG,
-    ),
-    Route(
-        method="GET",
-        path="/admin/cache-status",
-        handler=show_cache,
-        access="admin:models:read",
-        summary="What this worker offers",
-        tag=_TAG,
-        aliases=("/admin/huggingface-cache-status",),
-    ),
-    Route(
-        method="POST",
-        path="/admin/refresh-models",
-        handler=refresh,
-        access="admin:models:refresh",
-        summary="Read models and prices again",
-        tag=_TAG,
-        aliases=("/admin/refresh-providers", "/admin/refresh-huggingface-cache"),
     ),
     Route(
         method="POST",
