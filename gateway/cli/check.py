@@ -12,8 +12,8 @@ from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
 from gateway.config import Loaded, proxy_variables
 from gateway.errors import ConfigError
-from gateway.hooks import Plugged, load_plugins
 from gateway.infra.clock import SystemClock
+from gateway.plugins import Plugged, load_plugins
 from gateway.registry import Registry
 from gateway.upstream.proxy import Proxies
 from gateway.upstream.tls import client_context

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from gateway import __version__
-from gateway.app import create_app, keep_books
+from gateway.app import create_app
+from gateway.books import keep_books
 from gateway.cli.check import load_hooks, load_prices, load_registry, load_way_out
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer

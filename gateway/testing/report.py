@@ -23,7 +23,7 @@ from gateway.api import (
     Secret,
     Translator,
 )
-from gateway.hooks import HOOKS, load_plugin
+from gateway.plugins import HOOKS, load_plugin
 from gateway.registry import ADAPTERS, PLUGINS, Discover, distribution, installed, load_adapter
 from gateway.testing.cases import KINDS, Case, CaseFailed, cases, fill, replay
 from gateway.testing.faults import FAULTS, FaultFound, Subject, conversations_of

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from gateway import __version__
-from gateway.app import poller_of
+from gateway.books import poller_of
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.metrics import Registry as Metrics

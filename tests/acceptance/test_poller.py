@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from gateway.app import poller_of
+from gateway.books import poller_of
 from gateway.poller import DENIALS_MAX
 from gateway.registry import Registry
 from gateway.settings import Model, Settings, Upstream

@@ -27,9 +27,10 @@ from gateway.api import (
 )
 from gateway.errors import PluginFailed
 from gateway.exchange import Exchange, Principal
-from gateway.hooks import HOOKS, Hooks, load_plugins
+from gateway.hooks import Hooks
 from gateway.infra.metrics import Registry as MetricsRegistry
 from gateway.infra.tasks import TaskGroup
+from gateway.plugins import HOOKS, load_plugins
 from gateway.registry import PLUGINS
 from gateway.settings import Plugin as PluginSettings
 from gateway.settings import Settings

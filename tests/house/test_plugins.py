@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway import api
-from gateway.hooks import HOOKS, load_plugins
+from gateway.plugins import HOOKS, load_plugins
 from gateway.settings import Plugin, Settings
 from gateway.testing import FAULTS
 from gateway_plugins import otel, redact, request_log
