@@ -158,7 +158,7 @@ class Scene:
 
     def journals(self) -> list[Path]:
         """Files that still wait to be told."""
-        return [path for path in (self.gateway._dir / "data" / "journal").glob("*") if path.stat().st_size]
+        return [path for path in (self.gateway._dir / "data" / "journal").glob("usage-*") if path.stat().st_size]
 
     def count(self) -> dict[int, int]:
         """Answers seen, by status; 0 is a connection that broke."""
