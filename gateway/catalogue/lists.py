@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -67,9 +67,9 @@ class Lists:
         raw = self._models(provider).get(upstream_model)
         return _NOTHING if raw is None else _decode_facts(raw)
 
-    def names(self, provider: str) -> Iterable[str]:
-        """The models that a provider says it has."""
-        return self._models(provider)
+    def names(self, provider: str) -> Collection[str]:
+        """The models that a provider says it has; none where it says nothing."""
+        return self._models(provider).keys()
 
     def _models(self, provider: str) -> Mapping[str, msgspec.Raw]:
         models = self._decoded.get(provider)

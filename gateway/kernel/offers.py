@@ -2,9 +2,13 @@
 
 A provider lists public model names. `*` offers every model that no list names; `prefix*` every one that begins so.
 The most exact listing wins: a name, then the longest prefix, then `*`; among equals, the order of the configuration.
+
+Where a wildcard takes a name with a slash in it, what providers say that they have decides what it means: aggregators
+name models after their makers, who would refuse the name. `acme/m` at the provider `acme` is its `m`, where it says
+that it has that and no `acme/m`. And of those who say what they have, only those are asked who have it, if any.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -39,8 +43,8 @@ class Known(NamedTuple):
     output_tokens_max: int | None = None
 
 
-#: A provider to the models that it says it has.
-Listing = Callable[[str], Iterable[str]]
+#: A provider to the models that it says it has; empty where it says nothing.
+Listing = Callable[[str], Collection[str]]
 #: The same three to what is known of it.
 Knowing = Callable[[str, str, str], Known]
 
@@ -187,11 +191,26 @@ class OfferTable:
         if not matching:
             return ()
         longest = len(matching[0][0])
-        return tuple(self._offer(model, provider) for prefix, provider in matching if len(prefix) == longest)
+        offers = [self._offer(model, provider) for prefix, provider in matching if len(prefix) == longest]
+        if "/" in model and len(offers) > 1:
+            has = {offer.provider: self._listing(offer.provider) for offer in offers}
+            if any(offer.upstream_model in has[offer.provider] for offer in offers):
+                offers = [o for o in offers if not has[o.provider] or o.upstream_model in has[o.provider]]
+        return tuple(offers)
+
+    def _upstream_model(self, model: str, provider: str) -> str:
+        """What a provider is asked for."""
+        row = self._models.get(model)
+        if row is not None and (name := row.upstream.get(provider)) is not None:
+            return name
+        maker, slash, rest = model.partition("/")
+        if slash and maker == provider and rest in (has := self._listing(provider)) and model not in has:
+            return rest
+        return model
 
     def _offer(self, model: str, provider: str) -> Offer:
         row = self._models.get(model)
-        upstream_model = model if row is None else row.upstream.get(provider, model)
+        upstream_model = self._upstream_model(model, provider)
         price, free = self._price(provider, model, upstream_model)
         known = self._know(provider, model, upstream_model)
         # What is no price holds for models without a row of their own, if it stands in the one for all of them.

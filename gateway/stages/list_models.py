@@ -140,13 +140,13 @@ def _answer(
 
 
 def _offers(deps: Deps, name: str, allowed: Constraints | None) -> Sequence[Offer]:
-    """The offers of a model that the caller may use."""
-    offers = deps.offers.find(name)
-    if allowed is None or not offers:
-        return offers
-    if not may_use(allowed, name, offers):
-        return ()
-    return [offer for offer in offers if allowed.allows_provider(offer.provider)]
+    """The offers of a model that the caller may use: those with a price, or all where nobody knows one."""
+    offers: Sequence[Offer] = deps.offers.find(name)
+    if allowed is not None and offers:
+        if not may_use(allowed, name, offers):
+            return ()
+        offers = [offer for offer in offers if allowed.allows_provider(offer.provider)]
+    return [offer for offer in offers if offer.free or offer.price is not None] or offers
 
 
 def _names(deps: Deps, allowed: Constraints | None) -> list[tuple[str, str]]:

@@ -112,3 +112,22 @@ async def test_what_a_model_can_not_do_is_refused_before_it_is_asked(listing):
         )
 
     assert "vision" in raised.value.message
+
+
+async def test_a_model_is_told_as_by_who_can_be_asked_for_it(stage):
+    """Not as by a provider that takes any name and has no price for this one."""
+    upstream = await stage.upstream(play(RECEIVE, answer(CHAT), REPEAT))
+    rows = {
+        "silent": stage.provider(upstream, models=("*",)),
+        "priced": stage.provider(upstream, models=("*",), catalogue="openai"),
+    }
+    script = play(RECEIVE, answer(CHAT), REPEAT)
+    gateway, _ = await stage.gateway(script, providers=rows, models={"*": Model()})
+
+    found = await gateway.openai().models.retrieve("gpt-4o-mini")
+
+    extra = found.model_extra or {}
+    assert (found.owned_by, extra["context_length"]) == ("priced", 128_000)
+    assert extra["pricing"]["prompt"] == "0.00000015"
+    unknown = await gateway.openai().models.retrieve("nobody-knows")
+    assert (unknown.owned_by, (unknown.model_extra or {})["pricing"]) == ("silent", None)

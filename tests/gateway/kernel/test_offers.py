@@ -107,7 +107,43 @@ def test_callers_are_shown_what_providers_say_they_have_where_a_wildcard_takes_i
 
 def test_what_is_shown_of_one_provider_is_bounded() -> None:
     offers = OfferTable(
-        {"a": ["*"]}, models={}, price=price, listing=lambda _: (f"m{number}" for number in range(LISTED_MAX * 2))
+        {"a": ["*"]}, models={}, price=price, listing=lambda _: [f"m{number}" for number in range(LISTED_MAX * 2)]
     )
 
     assert len(offers.callable_names()) == LISTED_MAX
+
+
+def named(has: dict[str, list[str]], models: dict[str, Model] | None = None) -> OfferTable:
+    """Providers that take every name, and what they say that they have."""
+    return OfferTable(
+        {provider: ["*"] for provider in has},
+        models=models or {},
+        price=price,
+        listing=lambda provider: has[provider],
+    )
+
+
+def asked(offers: OfferTable, model: str) -> list[tuple[str, str]]:
+    return [(offer.provider, offer.upstream_model) for offer in offers.find(model)]
+
+
+def test_a_name_behind_its_maker_s_is_the_maker_s_own_name() -> None:
+    offers = named({"acme": ["m", "acme/compound"], "silent": [], "any": ["acme/m"]})
+
+    assert asked(offers, "acme/m") == [("acme", "m"), ("silent", "acme/m"), ("any", "acme/m")]
+    assert asked(offers, "acme/compound") == [("acme", "acme/compound"), ("silent", "acme/compound")]
+
+
+def test_a_row_tells_the_name_before_a_list_does() -> None:
+    models = {"acme/m": Model(upstream={"acme": "m-2026"})}
+
+    assert asked(named({"acme": ["m"]}, models), "acme/m") == [("acme", "m-2026")]
+
+
+def test_who_has_no_such_name_is_not_asked_where_another_has_it() -> None:
+    offers = named({"acme": ["m"], "silent": [], "any": ["acme/m-1", "m"]})
+
+    assert asked(offers, "acme/m-1") == [("silent", "acme/m-1"), ("any", "acme/m-1")]
+    # Nobody says that he has these: lists are not always complete. And makers have other names for what they list.
+    assert [provider for provider, _ in asked(offers, "acme/m-2")] == ["acme", "silent", "any"]
+    assert [provider for provider, _ in asked(offers, "m")] == ["acme", "silent", "any"]
