@@ -264,7 +264,7 @@ class _Settlement:
         offer = self._x.offer
         if self._x.fee_nanos is not None:
             return self._x.fee_nanos
-        if offer is None or offer.price is None or offer.free:
+        if offer is None or offer.price is None or (offer.free and usage.provider_cost_nanos is None):
             return 0
         if offer.own is not None:
             return charge_nanos(usage, offer)
