@@ -23,7 +23,8 @@ from gateway.books import keep_books
 from gateway.cli.check import load_hooks, load_prices, load_registry, load_way_out
 from gateway.cli.loading import load_config
 from gateway.cli.table import Colour, Printer
-from gateway.config import ECHO, Loaded, proxy_variables
+from gateway.coherence import ECHO
+from gateway.config import Loaded, proxy_variables
 from gateway.errors import GatewayError
 from gateway.infra.children import die_with_parent
 from gateway.infra.clock import SystemClock
