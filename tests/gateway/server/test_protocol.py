@@ -14,7 +14,8 @@ import uvicorn
 from gateway.downstream import DIRECT
 from gateway.gate import Judged
 from gateway.infra.redis.connection import Connection
-from gateway.server.protocol import HEAD_BYTES_MAX, PIPELINED_MAX, DirectCycle, DirectProtocol, sweep
+from gateway.server.cycle import DirectCycle
+from gateway.server.protocol import HEAD_BYTES_MAX, PIPELINED_MAX, DirectProtocol, sweep
 from gateway.server.websocket import WebSocketProtocol
 
 REQUEST = b"POST /%b HTTP/1.1\r\nhost: gateway\r\ncontent-length: 2\r\n\r\n{}"
