@@ -241,6 +241,8 @@ def _read(body: bytes, codes: tuple[str, ...] = ()) -> _Error:
     if not isinstance(error, dict):
         error = document
     message = error.get("message") or document.get("detail") or document.get("Message") or ""
+    if isinstance(message, dict) and isinstance(message.get("error"), str):  # DeepInfra
+        message = message["error"]
     if isinstance(message, dict | list):  # FastAPI and its kin
         message = msgspec.json.encode(message).decode()
     codes += _texts(error, "code", "type", "status", "param")

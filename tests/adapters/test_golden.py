@@ -7,6 +7,12 @@ import pytest
 from gateway.testing.cases import KINDS, Case, cases, check_received, check_sent, check_untouched
 
 CASES = cases(Path(__file__).parent / "golden")
+#: Rows that many people come for; others are known to make a provider, and no more (`test_compatible.py`).
+ROWS = {
+    *("bedrock-mantle", "bedrock-openai", "cerebras", "chutes", "deepinfra", "deepseek", "featherless", "fireworks"),
+    *("gemini-openai", "groq", "huggingface", "lmstudio", "mistral", "nebius", "ollama", "openrouter", "perplexity"),
+    *("portkey", "sambanova", "together", "vllm", "xai"),
+}
 
 
 def named(path: Path) -> str:
@@ -17,6 +23,12 @@ def test_each_adapter_has_the_five_cases() -> None:
     assert CASES
     for folder in {path.parent for path in CASES}:
         assert {path.stem for path in folder.iterdir()} >= KINDS, folder.name
+
+
+def test_rows_that_many_come_for_have_cases() -> None:
+    tables = [Case(path).config.extra for path in CASES if path.parent.name == "compatible"]
+
+    assert {table.get("row") for table in tables} >= ROWS
 
 
 @pytest.mark.parametrize("path", CASES, ids=named)
