@@ -80,15 +80,19 @@ def read_password(source: str | None, *, least: int) -> str | None:
     which others on the machine can read.
 
     Raises:
-        ConfigError: it is too short or too long, or was mistyped.
+        ConfigError: it is too short or too long, was mistyped, or nobody typed one.
     """
     if source is None:
         return None
     if source == STANDARD_INPUT:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
-        password = getpass.getpass("password: ")
-        if getpass.getpass("once more: ") != password:
+        try:
+            password = getpass.getpass("password: ")
+            again = getpass.getpass("once more: ")
+        except EOFError:
+            raise ConfigError("--password: nobody is there to type one; `--password -` reads a line") from None
+        if again != password:
             raise ConfigError("--password: the two differ")
     if not least <= len(password) <= LENGTH_MAX:
         raise ConfigError(f"--password: it has {least} to {LENGTH_MAX} characters")

@@ -202,6 +202,31 @@ async def test_a_plan_takes_effect_on_all_workers_within_a_second(site: Site):
     await site.watch(text, assign, wanted=429, what="another plan")
 
 
+async def test_an_emptied_balance_takes_effect_on_all_workers_within_a_second(site: Site):
+    token = await make_admin(site)
+    key_id, text = await site.make_key()
+    record = await find_key(site.database, key_id)
+    assert record is not None
+    prices = {"input_usd_per_mtok": 0.01, "output_usd_per_mtok": 0.01}
+    account = {"account_id": record.account_id, "reason": "a test"}
+
+    async def price() -> None:
+        body = {"model": "gpt-x", "prices": prices, "reason": "a test"}
+        await site.call(b"PUT", "/admin/models/prices", body, token=token)
+
+    async def empty() -> None:
+        # What is held for the crowd's requests has not been taken yet, so this leaves less than nothing.
+        await site.call(b"POST", "/admin/deduct_credits", {**account, "credits": 300.0}, token=token)
+
+    async def fill() -> None:
+        await site.call(b"POST", "/admin/add_credits", {**account, "credits": 200.0}, token=token)
+
+    await price()
+    await site.watch(text, fill, wanted=200, what="credit")
+    await site.watch(text, empty, wanted=402, what="emptying the balance")
+    await site.watch(text, fill, wanted=200, what="filling it again")
+
+
 async def test_an_own_key_takes_effect_and_ends_on_all_workers_within_a_second(site: Site):
     _, text = await site.make_key()
     made: dict[str, Any] = {}

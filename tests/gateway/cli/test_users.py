@@ -1,5 +1,6 @@
 """`gateway users`: the first administrator comes from here."""
 
+import getpass
 import io
 import sys
 
@@ -19,6 +20,16 @@ def test_a_password_comes_from_standard_input_and_has_a_length(monkeypatch):
         read_password("-", least=10)
 
     assert read_password(None, least=10) is None
+
+
+def test_without_anybody_to_ask_for_a_password_it_says_how_to_give_one(monkeypatch):
+    def ask(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(getpass, "getpass", ask)
+
+    with pytest.raises(ConfigError, match="--password -"):
+        read_password("ask", least=10)
 
 
 def test_no_password_is_taken_from_the_command_line(capsys):
