@@ -149,7 +149,10 @@ class OneIssuer:
         if self.settings.client_secret is not None:
             form["client_secret"] = self.settings.client_secret.reveal()
         try:
-            response = await self._client.post(where, data=form, headers={"accept": "application/json"})
+            async with self._client.stream(
+                "POST", where, data=form, headers={"accept": "application/json"}
+            ) as response:
+                content = await self._read(response)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise IssuerAway(detail=f"{self.name}: {type(error).__name__}") from error
         if response.status_code >= 500:
@@ -157,7 +160,7 @@ class OneIssuer:
         if response.status_code != 200:
             raise SignInNeeded("The issuer did not confirm this sign-in.", code="code_refused")
         try:
-            token = msgspec.json.decode(response.content, type=_Tokens).id_token
+            token = msgspec.json.decode(content, type=_Tokens).id_token
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise IssuerAway(detail=f"{self.name}: no id_token in its answer") from error
         return await self.verify(token, nonce=nonce)
@@ -271,14 +274,19 @@ class OneIssuer:
             ) as response:
                 if response.status_code != 200:
                     raise IssuerAway(detail=f"{self.name}: {url} answered {response.status_code}")
-                content = b""
-                async for piece in response.aiter_bytes():
-                    content += piece
-                    if len(content) > ANSWER_BYTES_MAX:
-                        raise IssuerAway(detail=f"{self.name}: {url} answers without end")
+                content = await self._read(response)
             return msgspec.json.decode(content, type=type_)
         except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise IssuerAway(detail=f"{self.name}: {url}: {type(error).__name__}: {error}") from error
+
+    async def _read(self, response: httpx2.Response) -> bytes:
+        """An answer, as far as anybody needs one."""
+        content = b""
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > ANSWER_BYTES_MAX:
+                raise IssuerAway(detail=f"{self.name}: {response.url} answers without end")
+        return content
 
 
 class Issuers:

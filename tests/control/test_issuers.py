@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from gateway.control.errors import SignInNeeded
-from gateway.control.issuers import REFETCH_S, IssuerAway, Issuers
+from gateway.control.issuers import ANSWER_BYTES_MAX, REFETCH_S, IssuerAway, Issuers
 from gateway.errors import BadRequest
 from gateway.settings import Issuer
 from tests.control.issuer import AUDIENCE, ISSUER, FakeIssuer
@@ -155,6 +155,15 @@ async def test_an_issuer_that_is_away_is_a_503_only_for_who_must_wait(issuers, f
     clock.now_s += 100_000
 
     assert (await issuers.verify(token)).subject == "subject-1"
+
+
+async def test_an_answer_without_end_is_not_read_to_it(issuers, fake):
+    fake.codes["code"] = "x" * ANSWER_BYTES_MAX
+
+    with pytest.raises(IssuerAway) as raised:
+        await issuers.by_name["company"].exchange("code", verifier="v", redirect_uri="https://x/y", nonce="n")
+
+    assert "without end" in (raised.value.detail or "")
 
 
 async def test_privy_tells_the_address_by_its_own_api(fake, clock):
