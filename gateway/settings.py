@@ -56,7 +56,7 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: How long a caller may take to send its request body, between two reads.
     body_timeout_s: Seconds = 60.0
     #: A form is not held but passed on as it comes, or spooled to a file (up to `body_bytes_max`) where what it is
-    #: about stands behind its files. The most that is passed on, and how long all of it may take.
+    #: about stands behind its files. The most that is passed on, and how long all of any body may take.
     upload_bytes_max: Positive = 512 * 1024 * 1024
     upload_timeout_s: Seconds = 3600.0
     keep_alive_s: Seconds = 75.0

@@ -149,14 +149,16 @@ def _upload(x: Exchange, content_type: bytes, deps: Deps) -> Upload:
 
 
 async def _read(x: Exchange, deps: Deps, *, limit_bytes: int) -> bytes:
-    """The body through ASGI, each read bounded in time and the whole in size. It is among `deps.bodies` then."""
-    timeout_s = deps.settings.server.body_timeout_s
+    """The body through ASGI, bounded in size and in time, as is each read. It is among `deps.bodies` then."""
+    server = deps.settings.server
+    loop = asyncio.get_running_loop()
+    due_s = loop.time() + server.upload_timeout_s
     pieces: list[bytes] = []
     size_bytes = 0
     try:
         while True:
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(min(server.body_timeout_s, due_s - loop.time())):
                     message = await x.receive()
             except TimeoutError:
                 raise RequestTimeout from None

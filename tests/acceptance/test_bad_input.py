@@ -1,6 +1,7 @@
 """What arrives from callers who are confused, hostile or merely old."""
 
 import asyncio
+import contextlib
 
 import msgspec
 import pytest
@@ -178,6 +179,26 @@ async def test_a_body_that_stops_coming_is_a_408(stage, server):
 
     assert answered.status == 408
     assert answered.error["code"] == "request_timeout"
+    assert upstream.connections == 0
+
+
+async def test_a_body_that_comes_too_slowly_as_a_whole_is_a_408(stage, server):
+    settings = Settings(server=Server(body_timeout_s=30.0, upload_timeout_s=0.5))
+    gateway, upstream = await stage.gateway(same(answer(CHAT)), server=server, settings=settings)
+    connection = await gateway.connect()
+    await connection.send(gateway.request(ASK + b" " * 1000)[:-1000])
+
+    async def drip():
+        with contextlib.suppress(OSError):
+            for _ in range(999):
+                await connection.send(b" ")
+                await asyncio.sleep(0.05)
+
+    dripping = asyncio.ensure_future(drip())
+    answered = await connection.receive()
+    dripping.cancel()
+
+    assert answered.status == 408
     assert upstream.connections == 0
 
 
