@@ -189,13 +189,14 @@ def measure_json(bench: Bench, target: Target) -> Outcome:
 
 
 def measure_burst(bench: Bench, target: Target) -> Outcome:
+    """Case 114: `cpu_us` is what a stream of known length costs the relaying process."""
     request = body(f"bench-burst-{BURST_EVENTS}", stream=True)
     _verify_burst(target, request)
     return _closed(bench, target, url=target.stream_url, request=request, unit="streams_per_s")
 
 
 def measure_paced(bench: Bench, target: Target) -> Outcome:
-    """Delays are of every event that came in the window, by the time stamp that the provider wrote into it."""
+    """Case 113: delays of every event that came in the window, by the time stamp that the provider wrote into it."""
     delays = Histogram()
 
     def look(piece: bytes, now_s: float) -> None:
@@ -268,6 +269,7 @@ def measure_translated(bench: Bench, target: Target) -> Outcome:
 
 
 def measure_memory(bench: Bench, target: Target) -> Outcome:
+    """Case 115: resident memory, idle and with open streams that say little."""
     pid = target.relay_pid()
     if pid is None:
         return {}, {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import time
 import zlib
 
 import msgspec
@@ -207,6 +208,35 @@ async def test_large_pictures_go_through(stage, server):
 
     assert answered.status == 200
     assert upstream.requests[0].body == body
+
+
+async def test_a_large_request_holds_nobody_up(stage, server):
+    """Case 116: others get their turn soon, by the processor's clock, which other programs do not move.
+
+    Client, gateway and provider share the loop; together they should take a tenth of what is allowed here.
+    """
+    text = msgspec.json.encode("na\u00efve \u00abwords\u00bb,\n" * 600_000)
+    body = b'{"messages":[{"role":"user","content":' + text + b'}],"stream":false,"model":"public"}'
+    provider = await stage.upstream(same(answer(CHAT)))
+    models = {"*": Model(free=True), "public": Model(free=True, upstream={"local": "vendor/gpt-x"})}
+    gateway, _ = await stage.gateway(same(answer(CHAT)), providers={"local": provider}, models=models, server=server)
+    waits = []
+
+    async def wait_in_line() -> None:
+        while True:
+            began_s = time.thread_time()
+            await asyncio.sleep(0)
+            waits.append(time.thread_time() - began_s)
+
+    async with asyncio.TaskGroup() as others:
+        in_line = others.create_task(wait_in_line())
+        answered = await gateway.ask(body)
+        in_line.cancel()
+
+    assert answered.status == 200
+    assert len(body) > 10_000_000
+    assert provider.requests[0].body == body.replace(b'"public"', b'"vendor/gpt-x"')
+    assert max(waits) < 0.2
 
 
 FORM = (
