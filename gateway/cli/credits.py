@@ -8,6 +8,8 @@ from collections.abc import Callable
 from gateway.cli.connecting import with_database
 from gateway.cli.loading import load_config
 from gateway.cli.table import Printer
+from gateway.control.audit import OPERATOR
+from gateway.control.grants import grant
 from gateway.errors import ConfigError
 from gateway.infra.embedded import Stores
 from gateway.infra.postgres import Database
@@ -15,7 +17,6 @@ from gateway.kernel.journal import (
     PAGE_MAX,
     AccountBalance,
     Entry,
-    credit,
     find_account,
     list_balances,
     list_entries,
@@ -59,22 +60,21 @@ def _add(arguments: argparse.Namespace, settings: Settings) -> int:
 
     async def add(database: Database, _: Stores) -> tuple[Entry, bool, AccountBalance]:
         account_id = await choose_account(database, arguments)
-        before = await read_balance(database, account_id)
-        entry = await credit(
-            database,
-            account_id,
-            type="admin_credit" if amount_nanos > 0 else "admin_debit",
-            amount_nanos=amount_nanos,
-            idempotency_key=key,
-            reason=arguments.reason,
-        )
-        # A repeat gets the first one's entry, which was among the account's before.
-        return entry, entry.seq <= before.last_seq, await read_balance(database, account_id)
+        async with database.transaction() as session:
+            entry, is_new = await grant(
+                session,
+                OPERATOR,
+                account_id,
+                amount_nanos=amount_nanos,
+                idempotency_key=key,
+                reason=arguments.reason,
+            )
+        return entry, is_new, await read_balance(database, account_id)
 
-    entry, repeated, balance = with_database(settings, add)
+    entry, is_new, balance = with_database(settings, add)
     verb = "credited" if amount_nanos > 0 else "debited"
     amount = format_usd(abs(entry.amount_nanos))
-    done = f"{amount} USD was {verb} already with this idempotency key" if repeated else f"{verb} {amount} USD"
+    done = f"{verb} {amount} USD" if is_new else f"{amount} USD was {verb} already with this idempotency key"
     print(f"{done}; account {balance.account_id} ({balance.name}) has {format_usd(balance.balance_nanos)} USD")
     return 0
 

@@ -14,11 +14,13 @@ from gateway.cli.loading import load_config
 from gateway.cli.notices import Notices, warn_of_lost
 from gateway.cli.table import Colour, Printer
 from gateway.control.accounts.commands import note_key
+from gateway.control.audit import OPERATOR
+from gateway.control.grants import grant
 from gateway.errors import ConfigError
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
 from gateway.infra.postgres import Database
-from gateway.kernel.journal import credit, find_account
+from gateway.kernel.journal import find_account
 from gateway.kernel.key_store import create_key, list_keys, load_pepper, revoke_key
 from gateway.kernel.keys import KeySummary
 from gateway.kernel.money import Nanos, format_usd
@@ -67,14 +69,16 @@ def _create(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _grant(database: Database, key_id: str, amount_nanos: Nanos) -> None:
-    await credit(
-        database,
-        await find_account(database, key_id),
-        type="admin_credit",
-        amount_nanos=amount_nanos,
-        idempotency_key=f"key:{key_id}",
-        reason=f"with key {key_id}",
-    )
+    account_id = await find_account(database, key_id)
+    async with database.transaction() as session:
+        await grant(
+            session,
+            OPERATOR,
+            account_id,
+            amount_nanos=amount_nanos,
+            idempotency_key=f"key:{key_id}",
+            reason=f"with key {key_id}",
+        )
 
 
 def _list(arguments: argparse.Namespace, settings: Settings) -> int:

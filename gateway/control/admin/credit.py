@@ -11,7 +11,6 @@ Rules:
 
 import hashlib
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -23,6 +22,7 @@ from gateway.control.accounts.people import publish_keys
 from gateway.control.accounts.trail import in_utc
 from gateway.control.admin.people import Reason
 from gateway.control.errors import Conflict, Invalid, NotFound
+from gateway.control.grants import grant
 from gateway.control.idempotency import HEADER
 from gateway.control.paging import Moment, Number, Page
 from gateway.control.route import ID_MAX, Call, Nothing, Route
@@ -33,7 +33,6 @@ from gateway.kernel.journal import (
     EntryType,
     KeyReused,
     UnknownAccount,
-    post,
 )
 from gateway.kernel.keys import public_id
 from gateway.kernel.limits import COUNTS, NO_LIMITS, Limits, pack_limits
@@ -130,12 +129,12 @@ class LimitsSet(msgspec.Struct, frozen=True, kw_only=True):
 
 async def add_credit(call: Call[Grant, Nothing]) -> Granted:
     """Give an account credit. Of one `idempotency-key` it gets it once."""
-    return await _post(call, "admin_credit", 1)
+    return await _post(call, 1)
 
 
 async def deduct_credit(call: Call[Grant, Nothing]) -> Granted:
     """Take credit from an account, which may leave it with less than nothing."""
-    return await _post(call, "admin_debit", -1)
+    return await _post(call, -1)
 
 
 async def list_credit(call: Call[Nothing, CreditFilter]) -> CreditEntries:
@@ -194,7 +193,7 @@ async def set_limits(call: Call[KeyLimits, Nothing]) -> LimitsSet:
     return LimitsSet(status="success", key_id=row["id"], account_id=row["account_id"], limits=shown)
 
 
-async def _post(call: Call[Grant, Nothing], type_: CreditType, sign: Literal[1, -1]) -> Granted:
+async def _post(call: Call[Grant, Nothing], sign: Literal[1, -1]) -> Granted:
     body, parts = call.body, call.parts
     most = parts.settings.control.grant_usd_max
     if body.credits > most:
@@ -206,29 +205,18 @@ async def _post(call: Call[Grant, Nothing], type_: CreditType, sign: Literal[1, 
         raise Invalid(str(error), loc=("body", "credits")) from error
     # Of two administrators the same text is two keys; hashed, because it may be as long as a key may be.
     given = f"{call.actor.user_id or call.actor.key_id}:{call.headers.get(HEADER) or call.request_id}"
+    type_: CreditType = "admin_credit" if sign > 0 else "admin_debit"
     key = f"{type_}:{hashlib.sha256(given.encode()).hexdigest()}"
     async with parts.database.transaction() as session:
         account_id = await _find_account(session, body)
-        entry = await post(
+        entry, _ = await grant(
             session,
+            audit.by(call),
             account_id,
-            type=type_,
             amount_nanos=sign * nanos,
             idempotency_key=key,
             reason=body.reason,
         )
-        # A repeat from long ago got the first entry, and changes nothing.
-        if entry.created_at == await session.fetch_value(_queries["now"]):
-            await audit.record(
-                session,
-                audit.by(call),
-                "credits.add" if sign > 0 else "credits.deduct",
-                ("account", account_id),
-                account_id=account_id,
-                before={"credits": _text(entry.balance_after_nanos - entry.amount_nanos)},
-                after={"credits": _text(entry.balance_after_nanos), "entry": entry.seq},
-                reason=body.reason,
-            )
         user_id = await session.fetch_value(_queries["first_owner"], account_id)
     done = "added" if sign > 0 else "taken"
     return Granted(
@@ -268,11 +256,6 @@ async def _find_account(session: Session, body: Grant) -> int:
 def _key_id(text: str) -> str:
     """The id of a key; of what is none, itself."""
     return public_id(text.strip()) or text.strip()
-
-
-def _text(nanos: int) -> str:
-    """Dollars, exactly."""
-    return format((Decimal(nanos) / 10**9).normalize(), "f")
 
 
 def _entry(row: Row) -> CreditEntry:

@@ -15,9 +15,6 @@ select account_id from memberships where user_id = $1 order by created_at, accou
 -- first_owner: who answers for an account
 select user_id from memberships where account_id = $1 and role = 'owner' order by created_at, user_id limit 1;
 
--- now: when this transaction began, and with it every entry it makes
-select now();
-
 -- list_credit: entries of all accounts that are not usage, newest first; null is any account, type or time, and no
 -- place the newest
 select e.account_id, e.seq, e.type, e.amount_nanos, e.balance_after_nanos, e.payment_id, e.reason, e.idempotency_key,

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.infra.clock import SystemClock
 from gateway.infra.metrics import Registry
-from gateway.infra.postgres import Database
+from gateway.infra.postgres import Database, Row
 from gateway.infra.redis import Redis
 from gateway.kernel.ledger import Ledger
 from gateway.kernel.limits import pack_limits
@@ -105,6 +105,29 @@ def test_key_is_created_with_credit(run):
 
     assert created.startswith("gw_live_")
     assert "has 12.00 USD" in run("credits", "show", "--key", "laptop")
+
+
+def test_credit_that_is_given_or_taken_is_in_the_audit_log_once(run, database):
+    run("keys", "create", "--name", "laptop", "--credits", "12", "--quiet")
+    for _ in range(2):
+        run("credits", "add", "--account", "1", "--usd", "5", "--reason", "a gift", "--idempotency-key", "g")
+    run("credits", "add", "--account", "1", "--usd", "-20")
+
+    async def lines() -> list[tuple[object, ...]]:
+        async with Database(database, pool_size=1, timeout_s=20.0) as opened:
+            rows = await opened.fetch("select * from audit_log where action like 'credits.%' order by id")
+            return [
+                (row["action"], row["actor_kind"], row["account_id"], row["reason"], *credit_of(row)) for row in rows
+            ]
+
+    def credit_of(row: Row) -> tuple[str, str]:
+        before, after = (msgspec.json.decode(row[name])["credits"] for name in ("before", "after"))
+        return before, after
+
+    given, gift, taken = asyncio.run(lines())
+    assert (given[0], given[1], given[2], *given[4:]) == ("credits.add", "operator", 1, "0", "12")
+    assert gift == ("credits.add", "operator", 1, "a gift", "12", "17")
+    assert taken == ("credits.deduct", "operator", 1, None, "17", "-3")
 
 
 @pytest.mark.parametrize(
