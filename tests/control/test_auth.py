@@ -11,6 +11,7 @@ from gateway.control.issuers import Issuers
 from gateway.control.mail import Mail
 from gateway.infra.clock import SystemClock
 from gateway.infra.embedded import Stores
+from gateway.secret import Secret
 from gateway.settings import Control, Identity, Issuer, Settings
 from gateway.settings import Mail as MailSettings
 from tests.control.desk import Desk
@@ -49,7 +50,12 @@ class Office(Desk):
         clock = SystemClock()
         self.parts.mail = Mail(MailSettings(), development=True, clock=clock, send=self.post.send)
         self.parts.issuers = Issuers(
-            {"company": Issuer(issuer=ISSUER, audience=AUDIENCE)}, client=client, clock=clock
+            {
+                "company": Issuer(issuer=ISSUER, audience=AUDIENCE),
+                "privy": Issuer(issuer="privy.io", audience="app-1", kind="privy", client_secret=Secret("s")),
+            },
+            client=client,
+            clock=clock,
         )
 
     def token(self, **claims) -> str:
@@ -350,6 +356,38 @@ async def test_whoever_is_new_by_a_token_is_registered_once(office):
     assert second["user_id"] == first["user_id"]
     assert second["is_new_user"] is False
     assert second["api_key"] is None
+
+
+@pytest.mark.parametrize(("path", "field"), [("/auth", "token"), ("/auth/privy", "privy_access_token")])
+async def test_privy_signs_in_as_its_clients_ask_for_it(office, path, field):
+    """The body is what pages with Privy send; who it is about, and at which address, Privy says and not the body."""
+    email, did = new_email(), f"did:privy:{new_email()}"
+    office.issuer.privy_users[did] = {
+        "linked_accounts": [{"type": "email", "address": email, "verified_at": 1700000000}]
+    }
+    token = office.token(iss="privy.io", aud="app-1", sub=did)
+    body = {
+        "user": {
+            "id": "did:privy:somebody-else",
+            "created_at": 1700000000,
+            "linked_accounts": [{"type": "email", "email": "else@example.com", "verified_at": 1700000000}],
+            "mfa_methods": [],
+            "has_accepted_terms": True,
+            "is_guest": False,
+        },
+        field: token,
+        "refresh_token": None,
+        "session_update_action": "set",
+        "is_new_user": False,
+    }
+
+    first, second = [(await office.nobody.post(path, body)).json for _ in range(2)]
+
+    assert (first["success"], first["is_new_user"], first["auth_method"]) == (True, True, "privy")
+    assert (first["privy_user_id"], first["email"], first["credits"]) == (did, email, 0.0)
+    assert first["display_name"]
+    assert first["api_key"].startswith("gw_live_")
+    assert (second["user_id"], second["is_new_user"], second["api_key"]) == (first["user_id"], False, None)
 
 
 async def test_of_many_first_sign_ins_of_one_person_one_person_is_made(office):
