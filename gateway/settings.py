@@ -330,7 +330,7 @@ class Control(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The control plane: accounts and administration. Its bounds keep it from the data plane's memory and time."""
 
     #: Where people reach it, such as https://gateway.example.com: for links in mails, redirects, and cookies that
-    #: only go over TLS. Empty: this machine.
+    #: only go over TLS. Empty: this machine in development, and nowhere else.
     url: str = ""
     #: Connections to PostgreSQL of each worker, beside those of the data plane.
     pool_size: Positive = 4

@@ -31,6 +31,19 @@ from gateway.status import FleetFacts
 
 CLIENT_TIMEOUT_S: Final = 5.0
 CLIENT_CONNECTIONS_MAX: Final = 20
+#: Addresses to listen at that are none to ask for, and what to ask for there.
+_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  compared, not listened at
+
+
+def find_url(settings: Settings) -> str:
+    """Where people reach the control plane: what `control.url` says. In development without one it is this machine,
+    on which the letters are as well.
+    """
+    server = settings.server
+    if settings.control.url or not (server.development and server.port):
+        return settings.control.url
+    host = _ANYWHERE.get(server.host, server.host)
+    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +51,8 @@ class Parts:
     """The parts of one worker's control plane."""
 
     settings: Settings
+    #: Where people reach this plane; empty where nobody said.
+    url: str
     clock: Clock
     #: A pool of its own, so that no slow statement here keeps a key or a balance of the data plane waiting.
     database: Database
@@ -91,15 +106,17 @@ class Parts:
             limits=httpx2.Limits(max_connections=CLIENT_CONNECTIONS_MAX, max_keepalive_connections=4),
         )
         tasks = TaskGroup()
+        url = find_url(settings)
         return cls(
             settings=settings,
+            url=url,
             clock=deps.clock,
             database=database,
             redis=redis,
             pepper=pepper,
             deps=deps,
             tasks=tasks,
-            sessions=Sessions(database, pepper=pepper, clock=deps.clock, url=settings.control.url),
+            sessions=Sessions(database, pepper=pepper, clock=deps.clock, url=url),
             passwords=Passwords(at_once=settings.identity.hashes_at_once),
             throttle=Throttle(redis),
             issuers=Issuers(settings.issuers, client=client, clock=deps.clock),

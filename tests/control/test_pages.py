@@ -8,6 +8,8 @@ import pytest
 
 from gateway.control.accounts import letters
 from gateway.control.app import ROUTES
+from gateway.control.parts import find_url
+from gateway.settings import Control, Server, Settings
 from tests.control.desk import Desk
 
 LETTERS = {
@@ -42,6 +44,30 @@ async def test_a_page_runs_its_own_script_and_nothing_else(desk: Desk, name: str
     assert "default-src 'none'" in policy
     assert page.headers["referrer-policy"] == "no-referrer"
     assert not re.findall(r'(?:src|href)="', text)
+
+
+@pytest.mark.parametrize(
+    ("server", "control", "url"),
+    [
+        (Server(port=1234), Control(), "http://127.0.0.1:1234"),
+        (Server(port=1234, host="0.0.0.0"), Control(), "http://127.0.0.1:1234"),
+        (Server(port=1234, host="::"), Control(), "http://[::1]:1234"),
+        (Server(port=0), Control(), ""),
+        (Server(port=1234, development=False), Control(), ""),
+        (Server(port=1234), Control(url="https://x.example/y"), "https://x.example/y"),
+    ],
+)
+def test_where_letters_lead(server: Server, control: Control, url: str):
+    assert find_url(Settings(server=server, control=control)) == url
+
+
+async def test_a_first_letter_in_development_leads_to_this_machine(desk: Desk):
+    sent = []
+    desk.parts.mail.post = sent.append  # type: ignore[method-assign]  # a test's
+
+    await desk.nobody.post("/auth/register", {"email": "first@example.com", "password": "correct horse battery"})
+
+    assert f"http://127.0.0.1:{desk.settings.server.port}/console/verify#token=" in sent[0].text
 
 
 def test_what_the_script_asks_for_is_there():

@@ -1,4 +1,4 @@
-"""What people are written. Plain text; a link, where `control.url` says where to, and the token beside it for
+"""What people are written. Plain text; a link, where it is known where to, and the token beside it for
 programs.
 """
 

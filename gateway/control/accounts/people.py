@@ -224,7 +224,7 @@ async def send_proof(parts: Parts, session: Session, *, user_id: int, email: str
     Raises:
         Overloaded: too many letters wait.
     """
-    identity, url = parts.settings.identity, parts.settings.control.url
+    identity, url = parts.settings.identity, parts.url
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     seconds = identity.verification_s if purpose == "verify_email" else identity.reset_s
     await session.execute(_queries["drop_tokens"], user_id, purpose)

@@ -155,7 +155,7 @@ def _redirect_uri(parts: Parts, issuer: OneIssuer) -> str:
     Raises:
         BadRequest: nobody said where we are.
     """
-    url = parts.settings.control.url
+    url = parts.url
     if not url:
         raise BadRequest("control.url is not set, so no issuer can send anybody back.", code="no_url")
     return f"{url.rstrip('/')}/auth/callback/{issuer.name}"

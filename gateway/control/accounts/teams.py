@@ -292,7 +292,7 @@ async def invite(call: Call[NewInvitation, Nothing]) -> Invitation:
             account_id=account_id,
             after={"role": call.body.role},
         )
-        parts.mail.post(letters.invitation(email, token, account=account["name"], url=parts.settings.control.url))
+        parts.mail.post(letters.invitation(email, token, account=account["name"], url=parts.url))
     return Invitation(**row, email=email, role=call.body.role, invited_by=call.actor.user_id)
 
 
