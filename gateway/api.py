@@ -194,7 +194,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     #: What the provider says, for a caller whose dialect is not the provider's; one whose dialect it is gets the
     #: provider's own bytes. At most `MESSAGE_CHARS_MAX`, and without the provider key.
     message: str = ""
-    #: OpenAI's code for it, where it has one; `context_length_exceeded` for example.
+    #: OpenAI's code for it, where it has one; `context_length_exceeded` for example. Of the caller's failures,
+    #: `model_not_found` leads to another offer, where there is one.
     code: str | None = None
     #: What the error would have had as its status, where it came inside a good answer.
     status: int | None = None

@@ -386,11 +386,14 @@ class UpstreamRefused(UpstreamError):
         body: bytes | None = None,
         blame: str = "provider",
         code: str | None = None,
+        absent: bool = False,
         retry_after_s: float | None = None,
         detail: str | None = None,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s, detail=detail)
         self.status = status
+        #: It does not have the model, or not for this key.
+        self.absent = absent
         #: The provider's own answer, which the caller gets byte for byte; None where no client could read it.
         self.headers = headers
         self.body = body

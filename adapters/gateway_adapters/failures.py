@@ -110,6 +110,8 @@ RULES = (
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _PROSE = re.compile(r"(?:try again|retry|wait) (?:in|after|for) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ seconds?)")
+#: OpenAI and OpenRouter of names that they don't know, with a status of 400.
+_MODEL_ID = re.compile(r"\binvalid model id\b|\bis not a valid model id\b|\bmodel_not_found\b")
 _KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|gsk|xai|csk|cpk|fw|hf|tgp|nvapi|ghp|key)[-_]|AIza)[A-Za-z0-9*_-]{8,}")
 
 
@@ -222,7 +224,11 @@ def _code(blame: str, status: int, said: str) -> str | None:
         return "content_filter"
     if blame == "provider" and status == 429:
         return "rate_limit_exceeded"
-    return "model_not_found" if status == 404 and "model" in said else None
+    if (status == 404 and ("model" in said or "deploymentnotfound" in said)) or (
+        status == 400 and _MODEL_ID.search(said)
+    ):
+        return "model_not_found"
+    return None
 
 
 def _read(body: bytes, codes: tuple[str, ...] = ()) -> _Error:

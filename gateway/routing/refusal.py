@@ -19,6 +19,8 @@ from gateway.errors import (
     UpstreamThrottled,
 )
 
+#: The code of a model that a provider does not have.
+_ABSENT: Final = "model_not_found"
 #: Statuses of a provider's own trouble that clients of other dialects take for theirs, or do not know.
 _FOREIGN: Final = {408: 504, 409: 502, 424: 502, 425: 503, 498: 503, 499: 502, 529: 503}
 
@@ -59,6 +61,7 @@ def error_of(
         body=body,
         blame=failure.blame,
         code=None if native else failure.code,
+        absent=failure.blame == "caller" and failure.code == _ABSENT,
         retry_after_s=failure.retry_after_s,
         detail=detail,
     )

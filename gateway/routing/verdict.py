@@ -1,7 +1,8 @@
 """What a failed attempt means: one of a few verdicts, and by one table what follows from it.
 
     verdict      for example                           next                      the breaker learns
-    caller       400, 404, 413, 422                    back to the caller        that it answers
+    caller       400, 413, 422                         back to the caller        that it answers
+    absent       404, it does not have the model       the next offer            that it answers
     context      400, the prompt is too long           the context fallbacks     that it answers
     policy       400, the content filter               the policy fallbacks      that it answers
     key          401, 402, 403, quota used up          the next key, offer       nothing
@@ -34,6 +35,7 @@ class Verdict(StrEnum):
     """Who must change something for the request to succeed."""
 
     CALLER = "caller"
+    ABSENT = "absent"
     CONTEXT = "context"
     POLICY = "policy"
     KEY = "key"
@@ -68,6 +70,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 RULES: Final = {
     Verdict.CALLER: Rule(Next.STOP, "success"),
+    Verdict.ABSENT: Rule(Next.OFFER, "success"),
     Verdict.CONTEXT: Rule(Next.CONTEXT, "success"),
     Verdict.POLICY: Rule(Next.POLICY, "success"),
     Verdict.KEY: Rule(Next.KEY, "nothing"),
@@ -90,6 +93,8 @@ _BLAMES: Final = {
 def judge(error: GatewayError) -> Verdict:
     """The verdict on what an attempt raised. Anything that is no provider's failure is the caller's to hear."""
     if isinstance(error, UpstreamRefused):
+        if error.absent:
+            return Verdict.ABSENT
         verdict = _BLAMES.get(error.blame, Verdict.PROVIDER)
         return Verdict.THROTTLED if verdict is Verdict.PROVIDER and error.status == 429 else verdict
     if isinstance(error, UpstreamCredentials):

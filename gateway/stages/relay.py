@@ -430,7 +430,7 @@ class _Pipe:
     def _refused(self, body: bytes) -> UpstreamError | None:
         """What an error inside a good answer means for routing; None where it is the caller's to read as it is."""
         error = refusal(self._adapter, ResponseHead(status_of(body), _JSON), body)
-        return None if judge(error) is Verdict.CALLER else error
+        return None if judge(error) in (Verdict.CALLER, Verdict.ABSENT) else error
 
     def fail(self, error: UpstreamError) -> None:
         self.error = error

@@ -125,6 +125,32 @@ async def test_a_model_with_one_provider_has_no_breaker_to_run_into(site):
     assert site.asked == {"only": 10}
 
 
+@pytest.mark.parametrize(
+    "absent",
+    [
+        answer(error("The model `m` does not exist.", code="model_not_found"), status=404),
+        answer(error("invalid model ID"), status=400),
+    ],
+)
+async def test_a_provider_without_the_model_is_no_reason_not_to_ask_another(site, absent):
+    await site.open({"without": same(absent), "with": same(answer(CHAT))})
+
+    answered = await site.ask()
+
+    assert (answered.status, answered.body) == (200, CHAT)
+    assert (answered.header(b"x-gateway-provider"), answered.header(b"x-gateway-attempts")) == (b"with", b"2")
+    assert site.asked == {"without": 1, "with": 1}
+
+
+async def test_where_nobody_has_the_model_the_caller_hears_it_from_a_provider(site):
+    absent = error("The model `m` does not exist.", code="model_not_found")
+    await site.open({"a": same(answer(absent, status=404)), "b": same(answer(absent, status=404))})
+
+    answered = await site.ask()
+
+    assert (answered.status, answered.body) == (404, absent)
+
+
 async def test_all_fail_and_the_caller_hears_what_a_provider_said(site, server):
     refused = answer(error("Incorrect key."), status=401)
     await site.open({"oops": same(OOPS), "locked": same(refused)}, server=server)

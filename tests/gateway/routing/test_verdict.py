@@ -11,6 +11,7 @@ from gateway.routing.verdict import RULES, Next, Verdict, judge
     [
         (errors.RequestRefused(status=400, blame="caller"), Verdict.CALLER),
         (errors.RequestRefused(status=404, blame="caller"), Verdict.CALLER),
+        (errors.RequestRefused(status=404, blame="caller", absent=True), Verdict.ABSENT),
         (errors.RequestRefused(status=400, blame="context"), Verdict.CONTEXT),
         (errors.RequestRefused(status=429, blame="context"), Verdict.CONTEXT),
         (errors.ContentRefused(status=400, blame="policy"), Verdict.POLICY),
