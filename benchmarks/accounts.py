@@ -147,6 +147,7 @@ async def measure(stores: Stores, data_dir: str, *, users: int) -> bool:
             ("/admin/monitor", busiest, "everything"),
             ("/admin/usage", busiest, "all accounts, a month"),
             ("/admin/usage?account_id=1", busiest, "the busiest account"),
+            ("/admin/trial/analytics", busiest, "everything"),
             ("/health/providers", busiest, "passive"),
             ("/health/models", busiest, "passive"),
         ):

@@ -18,6 +18,7 @@ from gateway.control.shelf import Shelf
 from gateway.control.throttle import Throttle
 from gateway.control.today import Today
 from gateway.control.traffic import Observer
+from gateway.control.trials import Trials
 from gateway.deps import Deps
 from gateway.infra.clock import Clock
 from gateway.infra.postgres import Database
@@ -76,6 +77,8 @@ class Parts:
     observer: Observer
     #: Who asked for how much today, of all accounts.
     today: Today
+    #: What became of trials.
+    trials: Trials
     #: What offers of this process cost.
     prices: Prices
     #: The models that can be called, and what Hugging Face says of them.
@@ -127,6 +130,7 @@ class Parts:
             pings=Pings(database, tasks),
             observer=Observer(database, clock=deps.clock),
             today=Today(database, clock=deps.clock),
+            trials=Trials(database, clock=deps.clock),
             prices=prices,
             shelf=Shelf(Book(ListStore(database), clock=deps.clock), deps, settings),
             metrics=MetricStore(database),

@@ -222,6 +222,7 @@ CASES: dict[str, Case] = {
     "PUT /admin/models/prices": Case("admin", {"model": "echo", "prices": {"markup": 2.0}, "reason": "a test"}),
     "DELETE /admin/models/prices": Case("admin", {"model": "nobody's", "reason": "a test"}),
     "GET /admin/usage": Case("admin"),
+    "GET /admin/trial/analytics": Case("admin"),
     "POST /admin/clear-rate-limit-cache": Case("admin"),
     "POST /admin/rate-limits": Case("admin", {"api_key": "nobody's", "requests_per_minute": 1}),
     "POST /admin/limit": Case("admin", {"api_key": "nobody's", "requests_per_minute": 1}),

@@ -2,7 +2,9 @@
 
 from typing import Final
 
-from gateway.control.admin import caches, credit, people, prices, system
+from gateway.control.admin import caches, credit, people, prices, system, trials
 from gateway.control.route import Route
 
-ROUTES: Final[tuple[Route, ...]] = (*people.ROUTES, *credit.ROUTES, *prices.ROUTES, *caches.ROUTES, *system.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = tuple(
+    route for module in (people, credit, prices, caches, system, trials) for route in module.ROUTES
+)
