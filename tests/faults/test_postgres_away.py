@@ -163,22 +163,34 @@ async def test_paused_and_resumed(scene, postgres):
     await scene.judge()
 
 
-async def test_no_connection_left(scene, postgres):
-    taken: list[asyncpg.Connection] = []
-    # The gateway's own are cut, so that it has to ask for new ones.
-    await asyncio.to_thread(postgres.stop)
-    await asyncio.to_thread(postgres.start)
-    with contextlib.suppress(asyncpg.PostgresError):
-        while True:
-            taken.append(await asyncpg.connect(postgres.dsn))
-    assert taken
-    with pytest.raises(StoreUnavailable, match=r"store"):
-        async with Database(postgres.dsn, pool_size=1, timeout_s=TIMEOUT_S) as database:
-            await database.fetch("select 1")
-    await assert_goes_on(scene)
+async def take_every_connection(dsn: str, stack: contextlib.AsyncExitStack) -> None:
+    """Have all connections that there are: others lose theirs until none comes back before it is taken here."""
+    mine: list[int] = []
+    first: asyncpg.Connection | None = None
+    while True:
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                connection = await asyncpg.connect(dsn)
+                stack.push_async_callback(connection.close)
+                mine.append(connection.get_server_pid())
+                first = first or connection
+        assert first is not None
+        others = await first.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where backend_type = 'client backend' and pid <> all($1::int[])",
+            mine,
+        )
+        if not others:
+            return
 
-    for connection in taken:
-        await connection.close()
+
+async def test_no_connection_left(scene, postgres):
+    async with contextlib.AsyncExitStack() as taken:
+        await take_every_connection(postgres.dsn, taken)
+        with pytest.raises(StoreUnavailable, match=r"store"):
+            async with Database(postgres.dsn, pool_size=1, timeout_s=TIMEOUT_S) as database:
+                await database.fetch("select 1")
+        await assert_goes_on(scene)
 
     await scene.served(scene.stranger)
     await scene.judge()
