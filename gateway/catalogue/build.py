@@ -88,12 +88,23 @@ class OutputRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
 
 
+class ApartRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Models of a provider that are had by another API: they are a provider of their own, `named`. What the provider
+    resells goes with them.
+    """
+
+    provider: str
+    prefix: str
+    named: str
+
+
 class Corrections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`corrections.toml`."""
 
     window: tuple[WindowRow, ...] = ()
     free: tuple[FreeRow, ...] = ()
     output: tuple[OutputRow, ...] = ()
+    apart: tuple[ApartRow, ...] = ()
 
 
 def read_corrections() -> Corrections:
@@ -110,7 +121,7 @@ def build(providers: Sequence[source.Provider], corrections: Corrections, *, at:
         for provider, cards in made.items()
     }
     implausible = find_implausible(current)
-    return {
+    sold = {
         each.id: ProviderCards(
             cards=tuple(
                 msgspec.structs.replace(card, refused=implausible.get((each.id, card.id), ""))
@@ -120,6 +131,17 @@ def build(providers: Sequence[source.Provider], corrections: Corrections, *, at:
         )
         for each in providers
     }
+    for row in corrections.apart:
+        if row.provider in sold:
+            sold |= _set_apart(row, sold[row.provider])
+    return sold
+
+
+def _set_apart(row: ApartRow, sold: ProviderCards) -> dict[str, ProviderCards]:
+    """The provider without the models that are a provider of their own, and those, with what is resold there."""
+    own = tuple(card for card in sold.cards if not card.id.startswith(row.prefix))
+    other = tuple(card for card in sold.cards if card.id.startswith(row.prefix))
+    return {row.provider: ProviderCards(cards=own), row.named: ProviderCards(cards=other, resells=sold.resells)}
 
 
 def to_price(rates: Rates) -> tuple[Price | None, set[str]]:

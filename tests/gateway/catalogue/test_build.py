@@ -259,3 +259,20 @@ def test_corrections_are_applied(catalogue):
     assert catalogue.card("openai", "gpt-4o").output_tokens_max == 16_384
     assert catalogue.card("openai", "gpt-4o").context_tokens == 128_000
     assert catalogue.card("deepseek", "deepseek-flash").prices[-1].window.days == (1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("name", ["claude-sonnet-4-5", "claude-sonnet-4-5@20250929", "claude-opus-4-6"])
+def test_anthropic_s_models_at_google_are_vertex_ai_s_alone(catalogue, name):
+    assert catalogue.price("google", name, at=NOW) is None
+    assert catalogue.price("vertex-anthropic", name, at=NOW) is not None
+    assert catalogue.price("vertex-anthropic", "gemini-2.5-flash", at=NOW) is None
+
+
+def test_what_is_set_apart_is_still_there():
+    """A row that sets nothing apart any more is to be taken out."""
+    corrections = read_corrections()
+
+    for row in corrections.apart:
+        ids = {model.id for provider in providers if provider.id == row.provider for model in provider.models}
+        assert any(model.startswith(row.prefix) for model in ids), row
+        assert row.named not in {provider.id for provider in providers}

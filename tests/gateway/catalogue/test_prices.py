@@ -34,7 +34,7 @@ def catalogue_of(**providers: ProviderCards | list[ModelCard]) -> Catalogue:
         ("anthropic", "claude-sonnet-4-5-20250929", "claude-sonnet-4-5"),
         ("anthropic", "claude-opus-5@20261001", "claude-opus-5"),
         ("google", "models/gemini-2.5-flash", "gemini-2.5-flash"),
-        ("google", "claude-haiku-4-5", "claude-haiku-4-5"),
+        ("vertex-anthropic", "claude-haiku-4-5", "claude-haiku-4-5"),
         ("azure", "gpt-4o", "gpt-4o"),
         ("fireworks", "accounts/fireworks/models/deepseek-v4-pro", "deepseek-v4-pro"),
         ("fireworks", "deepseek-v4-pro", "deepseek-v4-pro"),
