@@ -304,20 +304,19 @@ class Menus:
         if not offers:
             if model:
                 raise UnknownModel(model)
-            raise BadRequest(
-                "This path names no model, and the gateway has no default provider for it.", param="model"
-            )
+            raise BadRequest(_NO_MODEL, param="model")
         speaking = [offer for offer in offers if dialect in self._dialects[offer.provider]]
         if not speaking:
-            raise BadRequest(
-                "No provider of this model has this endpoint.", code="unsupported_endpoint", param="model"
-            )
+            raise BadRequest(_NO_ENDPOINT, code="unsupported_endpoint", param="model")
         allowed = [offer for offer in speaking if _has_tags(offer, row.require)]
         if not allowed:
             raise NoOffer("No provider of this model meets what its operator requires.")
         is_free = dialect in FREE_DIALECTS
         charged = tuple(offer for offer in allowed if is_free or offer.free or offer.price is not None)
         if not charged:
+            if any(offer.free or offer.price is not None for offer in offers if offer not in speaking):
+                # Those who take any name do not know this one: whoever has it has no such endpoint.
+                raise BadRequest(_NO_ENDPOINT, code="unsupported_endpoint", param="model")
             raise Unpriced
         return charged
 

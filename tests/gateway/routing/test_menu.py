@@ -94,6 +94,16 @@ def test_a_model_that_can_not_be_had(model, dialect, error):
         made.find(model, dialect)
 
 
+def test_who_has_a_price_and_no_such_endpoint_is_why_a_model_can_not_be_had():
+    unpriced = offer("b", free=False)
+    made = menus({"m": (unpriced, C)}, dialects={"c": frozenset({Dialect.OPENAI_EMBEDDINGS})})
+
+    with pytest.raises(BadRequest) as raised:
+        made.find("m", CHAT)
+
+    assert raised.value.code == "unsupported_endpoint"
+
+
 def test_tags_that_a_model_requires():
     kept, zero = offer("a"), offer("b", tags=("zdr", "region:eu"))
     made = menus({"m": (kept, zero)}, {"m": Model(require=("zdr",))})
