@@ -14,20 +14,16 @@ Rules:
 
 import hashlib
 import hmac
-import secrets
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from gateway.control.errors import Conflict, Invalid
 from gateway.infra.postgres import Database, load_queries
+from gateway.kernel.sealing import Box, Tampered
 
 HEADER: Final = "idempotency-key"
 KEY_MAX: Final = 200
 KEPT_S: Final = 86_400.0
-_NONCE_BYTES: Final = 12
 
 _queries: Final = load_queries(Path(__file__).with_name("idempotency.sql"))
 
@@ -37,7 +33,7 @@ class Answers:
 
     def __init__(self, database: Database, *, pepper: bytes) -> None:
         self._database = database
-        self._cipher = AESGCM(hmac.digest(pepper, b"gateway: idempotency", "sha256"))
+        self._box = Box(hmac.digest(pepper, b"gateway: idempotency", "sha256"))
 
     async def claim(self, scope: str, key: str, request: bytes) -> tuple[int, bytes] | None:
         """Status and body of the first answer; None for whoever is first, and must `keep` or `give_up` then.
@@ -65,8 +61,7 @@ class Answers:
 
     async def keep(self, scope: str, key: str, status: int, body: bytes) -> None:
         """This is the first answer."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = nonce + self._cipher.encrypt(nonce, body, f"{scope}\n{key}".encode())
+        sealed = self._box.seal(body, f"{scope}\n{key}".encode())
         await self._database.execute(_queries["keep"], scope, key, status, sealed)
 
     async def give_up(self, scope: str, key: str) -> None:
@@ -75,7 +70,7 @@ class Answers:
 
     def _open(self, scope: str, key: str, sealed: bytes) -> bytes:
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], f"{scope}\n{key}".encode())
-        except InvalidTag as error:
+            return self._box.open(sealed, f"{scope}\n{key}".encode())
+        except Tampered as error:
             # The pepper has changed since.
             raise Conflict("The first answer can't be read any more.", code="idempotency_key_in_use") from error

@@ -12,20 +12,17 @@ Rules:
 What the rows are and who reads them is in `own_keys.py`.
 """
 
-import secrets
 import struct
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import ConfigError, GatewayError
+from gateway.kernel.sealing import NONCE_BYTES, Box, Tampered
 from gateway.secret import Secret, decode_key
 from gateway.settings import MASTER_BYTES, OwnKeys
 
-NONCE_BYTES: Final = 12
 #: Goes before what is authenticated: another use of the same master key could never be taken for this one.
 _PURPOSE: Final = b"gateway: own provider key, 1"
 
@@ -65,12 +62,12 @@ class Vault:
     """Seals and opens under the master keys of one configuration; without any it is closed."""
 
     def __init__(self, masters: Mapping[str, bytes], *, active: str) -> None:
-        self._ciphers = {name: AESGCM(key) for name, key in masters.items()}
+        self._boxes = {name: Box(key) for name, key in masters.items()}
         #: The id of the master key that seals; empty where there is none.
         self.active = active
 
     def __repr__(self) -> str:
-        return f"<Vault: {len(self._ciphers)} master keys>"
+        return f"<Vault: {len(self._boxes)} master keys>"
 
     @classmethod
     def of(cls, settings: OwnKeys) -> "Vault":
@@ -89,22 +86,21 @@ class Vault:
     @property
     def is_open(self) -> bool:
         """Whether anything can be sealed."""
-        return self.active in self._ciphers
+        return self.active in self._boxes
 
     @property
     def names(self) -> tuple[str, ...]:
         """The ids of the master keys."""
-        return tuple(self._ciphers)
+        return tuple(self._boxes)
 
     def knows(self, master_id: str) -> bool:
         """Whether what was sealed under that master key can be opened."""
-        return master_id in self._ciphers
+        return master_id in self._boxes
 
     def seal(self, text: str, owner: Owner) -> Sealed:
         """Seal under the active master key. Ask `is_open` before."""
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        sealed = self._ciphers[self.active].encrypt(nonce, text.encode(), owner.bind())
-        return Sealed(master_id=self.active, nonce=nonce, sealed=sealed)
+        sealed = self._boxes[self.active].seal(text.encode(), owner.bind())
+        return Sealed(master_id=self.active, nonce=sealed[:NONCE_BYTES], sealed=sealed[NONCE_BYTES:])
 
     def open(self, sealed: Sealed, owner: Owner) -> Secret:
         """The text again.
@@ -112,12 +108,12 @@ class Vault:
         Raises:
             Unreadable: its master key is not configured, it is another one by now, or the row was tampered with.
         """
-        cipher = self._ciphers.get(sealed.master_id)
-        if cipher is None:
+        box = self._boxes.get(sealed.master_id)
+        if box is None:
             raise Unreadable(detail=f"master key {sealed.master_id!r} is not configured")
         try:
-            return Secret(cipher.decrypt(sealed.nonce, sealed.sealed, owner.bind()).decode())
-        except (InvalidTag, ValueError):
+            return Secret(box.open(sealed.nonce + sealed.sealed, owner.bind()).decode())
+        except (Tampered, ValueError):
             raise Unreadable(
                 detail=f"not sealed under this master key {sealed.master_id!r}, or changed since"
             ) from None

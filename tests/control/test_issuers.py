@@ -6,7 +6,8 @@ import jwt
 import pytest
 
 from gateway.control.errors import SignInNeeded
-from gateway.control.issuers import ANSWER_BYTES_MAX, REFETCH_S, IssuerAway, Issuers
+from gateway.control.issuer import ANSWER_BYTES_MAX, REFETCH_S
+from gateway.control.issuers import IssuerAway, Issuers
 from gateway.errors import BadRequest
 from gateway.settings import Issuer
 from tests.control.issuer import AUDIENCE, ISSUER, FakeIssuer

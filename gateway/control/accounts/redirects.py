@@ -14,12 +14,10 @@ import hashlib
 import hmac
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlencode
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Meta
 
 from gateway.control import audit
@@ -27,16 +25,19 @@ from gateway.control.access import PUBLIC
 from gateway.control.accounts.auth import count_client, finish
 from gateway.control.accounts.people import find_or_create
 from gateway.control.errors import NotFound, NotPermitted, SignInNeeded
-from gateway.control.issuers import IssuerAway, OneIssuer
+from gateway.control.issuers import IssuerAway
 from gateway.control.parts import Parts
 from gateway.control.route import Call, Nothing, Raw, Route
 from gateway.errors import BadRequest, RateLimited
+from gateway.kernel.sealing import Box, Tampered
+
+if TYPE_CHECKING:
+    from gateway.control.issuer import OneIssuer
 
 COOKIE: Final = "gateway_login"
 #: How long somebody may take at the issuer.
 LOGIN_S: Final = 600
 CODE_MAX: Final = 4096
-_NONCE_BYTES: Final = 12
 _TAG: Final = "auth"
 
 
@@ -71,8 +72,7 @@ def is_own_page(path: str) -> bool:
 
 def seal(pepper: bytes, pending: Pending) -> str:
     """What the cookie holds."""
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    sealed = nonce + _cipher(pepper).encrypt(nonce, msgspec.json.encode(pending), COOKIE.encode())
+    sealed = _box(pepper).seal(msgspec.json.encode(pending), COOKIE.encode())
     return urlsafe_b64encode(sealed).decode("ascii").rstrip("=")
 
 
@@ -84,9 +84,9 @@ def unseal(pepper: bytes, text: str, *, now_s: float) -> Pending:
     """
     try:
         sealed = urlsafe_b64decode(text.encode("ascii", "replace") + b"=" * (-len(text) % 4))
-        opened = _cipher(pepper).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], COOKIE.encode())
+        opened = _box(pepper).open(sealed, COOKIE.encode())
         pending = msgspec.json.decode(opened, type=Pending)
-    except (ValueError, InvalidTag, msgspec.DecodeError) as error:
+    except (ValueError, Tampered, msgspec.DecodeError) as error:
         raise SignInNeeded("This sign-in was not begun here; begin again.", code="no_login") from error
     if pending.ends_s < now_s:
         raise SignInNeeded("This took too long; begin again.", code="no_login")
@@ -142,14 +142,14 @@ async def finish_login(call: Call[Nothing, Back]) -> Raw:
     return _go(pending.next)
 
 
-def _issuer(call: Call[Any, Any]) -> OneIssuer:  # Any: of either
+def _issuer(call: Call[Any, Any]) -> "OneIssuer":  # Any: of either
     issuer = call.parts.issuers.by_name.get(call.params["issuer"])
     if issuer is None or issuer.settings.kind != "oidc":
         raise NotFound("There is no such issuer to sign in at.")
     return issuer
 
 
-def _redirect_uri(parts: Parts, issuer: OneIssuer) -> str:
+def _redirect_uri(parts: Parts, issuer: "OneIssuer") -> str:
     """What the issuer knows us by.
 
     Raises:
@@ -170,8 +170,8 @@ def _cookie(parts: Parts, value: str, seconds: int) -> str:
     return f"{COOKIE}={value}; Path=/auth/callback; Max-Age={seconds}; SameSite=Lax; HttpOnly{secure}"
 
 
-def _cipher(pepper: bytes) -> AESGCM:
-    return AESGCM(hmac.digest(pepper, b"gateway: login", "sha256"))
+def _box(pepper: bytes) -> Box:
+    return Box(hmac.digest(pepper, b"gateway: login", "sha256"))
 
 
 _ERRORS: Final = (NotFound, SignInNeeded, NotPermitted, BadRequest, RateLimited, IssuerAway)
