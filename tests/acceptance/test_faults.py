@@ -221,7 +221,7 @@ FAULTS = [
         body=error("Oops."),
     ),
     passed_on(400, "caller_refused", mended=False, code="unknown_parameter"),
-    passed_on(404, "caller_refused", mended=False, code="model_not_found"),
+    passed_on(404, "caller_refused", mended=True, code="model_not_found"),
     passed_on(413, "caller_refused", mended=False),
     passed_on(422, "caller_refused", mended=False),
     passed_on(408, "provider_refused", mended=True),
