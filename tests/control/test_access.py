@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import pytest
 
+from gateway.catalogue.metrics import HuggingFaceMetrics, MetricStore
 from gateway.control.app import ROUTES
 from gateway.control.docs import routes as documentation
 from gateway.control.session import digest
@@ -51,6 +52,14 @@ async def make_member(owner: Caller) -> dict[str, object]:
     """Another member of the caller's account."""
     member = await owner.desk.person(account_id=owner.account_id, account_role="member")
     return {"user_id": member.user_id}
+
+
+async def make_figures(owner: Caller) -> dict[str, object]:
+    """What is known of a model."""
+    metrics = MetricStore(owner.desk.parts.database)
+    await metrics.know(["acme/a"])
+    await metrics.put("acme/a", HuggingFaceMetrics(downloads=1), next_s=3600)
+    return {"id": "acme/a"}
 
 
 async def make_team(owner: Caller) -> dict[str, object]:
@@ -216,6 +225,8 @@ CASES: dict[str, Case] = {
         f"GET /admin/{name}": Case("admin")
         for name in ("monitor", "status", "cache-status", "huggingface-cache-status", "settle-rejects", "models")
     },
+    "GET /admin/debug-models": Case("admin"),
+    "GET /admin/test-huggingface/{id:path}": Case("admin", make=make_figures),
     **{f"POST /admin/refresh-{name}": Case("admin") for name in ("models", "providers", "huggingface-cache")},
     "POST /admin/settle-rejects/{reject_id:int}/retry": Case("admin", {"reason": "a test"}, make_reject),
     "POST /admin/settle-rejects/{reject_id:int}/discard": Case("admin", {"reason": "a test"}, make_reject),

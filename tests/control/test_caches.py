@@ -79,6 +79,29 @@ async def test_figures_of_hugging_face_are_counted_and_asked_for_again(desk: Des
     assert (after["cached_models"], after["due_models"]) == (1, 3)
 
 
+async def test_figures_of_one_model_are_told(desk: Desk, boss: Caller):
+    metrics = MetricStore(desk.parts.database)
+    await metrics.know(["acme/a", "acme/b"])
+    await metrics.put("acme/a", HuggingFaceMetrics(downloads=7, gated=True), next_s=3600)
+
+    found = (await boss.get("/admin/test-huggingface/acme/a")).json
+
+    assert (found["model"], found["enabled"], found["metrics"]["downloads"]) == ("acme/a", True, 7)
+    for other in ("acme/b", "acme/c", "nothing"):
+        assert (await boss.get(f"/admin/test-huggingface/{other}")).status == 404
+
+
+async def test_what_becomes_of_each_model_is_told(desk: Desk, boss: Caller):
+    found = (await boss.get("/admin/debug-models")).json
+
+    assert found["models"] == len(found["sample"]) > 0
+    echo = next(each for each in found["sample"] if each["model"] == "echo")
+    assert echo["offers"][0]["provider"] == "echo"
+    usable = [any(offer["free"] or offer["priced"] for offer in each["offers"]) for each in found["sample"]]
+    assert usable == sorted(usable)
+    assert found["refused_models"] == usable.count(False)
+
+
 async def test_nobody_is_asked_who_is_not_to_be_asked(people_database: str, redis_url: str):
     async with Desk(Stores(people_database, redis_url)) as desk:
         boss = await desk.person(role="admin")

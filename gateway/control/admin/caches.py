@@ -13,10 +13,13 @@ from typing import Final
 import msgspec
 
 from gateway.catalogue.lists import ListStore
+from gateway.catalogue.metrics import HuggingFaceMetrics
 from gateway.catalogue.overrides import CHANNEL
-from gateway.control.errors import Conflict
+from gateway.control.errors import Conflict, NotFound
 from gateway.control.route import Call, Done, Nothing, Route
 
+#: Models that are shown one by one.
+SAMPLE_MAX: Final = 100
 _TAG: Final = "administration"
 
 
@@ -58,6 +61,43 @@ class MetricStatus(msgspec.Struct, frozen=True, kw_only=True):
     unknown_models: int
     #: About which it is asked next, or again.
     due_models: int
+
+
+class MetricView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of one model."""
+
+    status: str
+    model: str
+    #: Whether Hugging Face is asked at all.
+    enabled: bool
+    metrics: HuggingFaceMetrics
+
+
+class OfferView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who would serve a model, best first."""
+
+    provider: str
+    upstream_model: str
+    free: bool
+    #: A model that has no price and is not free is refused.
+    priced: bool
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """One name that callers may use."""
+
+    model: str
+    offers: tuple[OfferView, ...]
+
+
+class ModelsView(msgspec.Struct, frozen=True, kw_only=True):
+    """What this worker makes of the names that are listed, with the odd ones first."""
+
+    status: str
+    models: int
+    #: Of them, those that nobody may use: no offer of theirs is priced or free.
+    refused_models: int
+    sample: tuple[ModelView, ...]
 
 
 async def show_cache(call: Call[Nothing, Nothing]) -> CacheStatus:
@@ -111,6 +151,42 @@ async def show_metrics(call: Call[Nothing, Nothing]) -> MetricStatus:
     )
 
 
+async def show_metric(call: Call[Nothing, Nothing]) -> MetricView:
+    """What is known from Hugging Face about one model. It is not asked for this."""
+    name = call.params["id"]
+    found = (await call.parts.metrics.read([name])).get(name)
+    if found is None:
+        raise NotFound("Nothing is known of this model from Hugging Face.")
+    return MetricView(status="success", model=name, enabled=call.parts.settings.catalogue.huggingface, metrics=found)
+
+
+async def show_models(call: Call[Nothing, Nothing]) -> ModelsView:
+    """What this worker would do for each listed model: for whoever wonders why one is refused, or goes elsewhere."""
+    offers = call.parts.deps.offers
+    views = [
+        ModelView(
+            model=model,
+            offers=tuple(
+                OfferView(
+                    provider=offer.provider,
+                    upstream_model=offer.upstream_model,
+                    free=offer.free,
+                    priced=offer.price is not None,
+                )
+                for offer in offers.find(model)
+            ),
+        )
+        for model, _ in offers.names()
+    ]
+    views.sort(key=lambda view: (_is_usable(view), view.model))
+    refused = sum(not _is_usable(view) for view in views)
+    return ModelsView(status="success", models=len(views), refused_models=refused, sample=tuple(views[:SAMPLE_MAX]))
+
+
+def _is_usable(view: ModelView) -> bool:
+    return any(offer.free or offer.priced for offer in view.offers)
+
+
 async def refresh_metrics(call: Call[Nothing, Nothing]) -> Done:
     """Have Hugging Face asked again about every open model, a few every some seconds."""
     if not call.parts.settings.catalogue.huggingface:
@@ -153,5 +229,22 @@ ROUTES: Final = (
         summary="Ask Hugging Face again",
         tag=_TAG,
         errors=(Conflict,),
+    ),
+    Route(
+        method="GET",
+        path="/admin/test-huggingface/{id:path}",
+        handler=show_metric,
+        access="admin:models:read",
+        summary="What is known of one model from Hugging Face",
+        tag=_TAG,
+        errors=(NotFound,),
+    ),
+    Route(
+        method="GET",
+        path="/admin/debug-models",
+        handler=show_models,
+        access="admin:models:read",
+        summary="What this worker makes of the models that are listed",
+        tag=_TAG,
     ),
 )
