@@ -166,7 +166,12 @@ def spawn(
     def prepare() -> None:
         os.umask(0o077)
         if identity is Identity.NAMESPACE:
-            _enter_namespace(uid, gid)
+            try:
+                _enter_namespace(uid, gid)
+            except OSError as error:
+                # Of what goes wrong here only the log ever hears: the parent is told no more than that it did.
+                os.write(2, f"no user namespace for {argv[0]}: {error}\n".encode())
+                raise
         # Last: a change of user clears it.
         die_with_parent(parent_pid, death_signal)
 
